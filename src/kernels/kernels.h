@@ -1,0 +1,59 @@
+/*
+ * kernels.h: the row kernels that SIMD pays for, one table per instruction set.
+ *
+ * Kernels know rows of floats and nothing of tokens. All rows are contiguous, need no alignment and
+ * may have any length, 0 included. Within one table the bits depend on the values and the length
+ * alone, never on alignment. Inputs and outputs do not overlap unless a comment says so.
+ */
+#ifndef VTCI_KERNELS_H
+#define VTCI_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct vtci_kernels {
+    const char *name; /* "c", "avx2", "avx512" */
+
+    /* sum of x[i] * y[i] */
+    float (*dot)(const float *x, const float *y, size_t n);
+
+    /* y[i] = a * x[i]; y may be x */
+    void (*scale)(float *y, const float *x, float a, size_t n);
+
+    /*
+     * y[i] = sum over r < n_rows of w[r] * x[r][i], rows added in order, starting from 0 or, when
+     * `accumulate`, from y[i]. One pass over the output however many rows there are.
+     */
+    void (*combine)(float *y, const float *const *x, const float *w, size_t n_rows, size_t n,
+                    int accumulate);
+
+    /* y[i] = max over r of w[r] * x[r][i] (w NULL: all 1, values unchanged); a NaN wins. When
+     * `accumulate`, y[i] itself takes part. n_rows >= 1 unless accumulating. */
+    void (*combine_max)(float *y, const float *const *x, const float *w, size_t n_rows, size_t n,
+                        int accumulate);
+
+    /* The first index of the largest value; *top is that value. n >= 1 and no NaN. */
+    size_t (*argmax)(const float *x, size_t n, float *top);
+
+    /* p[i] = softmax of scale * x[i] + bias[i] over the row (bias NULL: none). p may be x. A row
+     * that is -inf throughout gives NaN, as in PyTorch. n >= 1. */
+    void (*softmax)(float *p, const float *x, const float *bias, float scale, size_t n);
+
+    /* Conversions. Narrowing rounds to nearest, ties to even; NaN stays NaN, overflow gives Inf. */
+    void (*f16_to_f32)(float *y, const uint16_t *x, size_t n);
+    void (*f32_to_f16)(uint16_t *y, const float *x, size_t n);
+    void (*bf16_to_f32)(float *y, const uint16_t *x, size_t n);
+    void (*f32_to_bf16)(uint16_t *y, const float *x, size_t n);
+} vtci_kernels;
+
+/* The table for this machine, chosen once. */
+const vtci_kernels *vtci_kernels_get(void);
+
+/* The table for a set of CPU features (cpu.h), for tests. */
+const vtci_kernels *vtci_kernels_for(unsigned cpu);
+
+extern const vtci_kernels vtci_kernels_c;
+extern const vtci_kernels vtci_kernels_avx2;
+extern const vtci_kernels vtci_kernels_avx512;
+
+#endif

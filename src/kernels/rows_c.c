@@ -1,0 +1,176 @@
+/*
+ * The row kernels in plain C: the reference that each vector form is tested against, and the table
+ * of every CPU without one. Written to be read; long sums are formed in double.
+ */
+#include "kernels.h"
+
+#include <math.h>
+#include <string.h>
+
+static float dot_c(const float *x, const float *y, size_t n)
+{
+    double sum = 0.0;
+
+    for (size_t i = 0; i < n; i++)
+        sum += (double)x[i] * y[i];
+    return (float)sum;
+}
+
+static void scale_c(float *y, const float *x, float a, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        y[i] = a * x[i];
+}
+
+static void combine_c(float *y, const float *const *x, const float *w, size_t n_rows, size_t n,
+                      int accumulate)
+{
+    for (size_t i = 0; i < n; i++) {
+        float sum = accumulate ? y[i] : 0.0f;
+
+        for (size_t r = 0; r < n_rows; r++)
+            sum += w[r] * x[r][i];
+        y[i] = sum;
+    }
+}
+
+static void combine_max_c(float *y, const float *const *x, const float *w, size_t n_rows, size_t n,
+                          int accumulate)
+{
+    for (size_t i = 0; i < n; i++) {
+        float top = accumulate ? y[i] : -INFINITY;
+
+        for (size_t r = 0; r < n_rows; r++) {
+            const float v = w == NULL ? x[r][i] : w[r] * x[r][i];
+
+            /* a NaN in `top` loses no comparison and so stays */
+            if (v > top || v != v)
+                top = v;
+        }
+        y[i] = top;
+    }
+}
+
+static size_t argmax_c(const float *x, size_t n, float *top)
+{
+    size_t best = 0;
+
+    for (size_t i = 1; i < n; i++)
+        if (x[i] > x[best])
+            best = i;
+    *top = x[best];
+    return best;
+}
+
+static void softmax_c(float *p, const float *x, const float *bias, float scale, size_t n)
+{
+    /* the maximum only keeps expf() in range, it cancels in the result */
+    float top = -INFINITY;
+    for (size_t i = 0; i < n; i++) {
+        p[i] = bias == NULL ? scale * x[i] : scale * x[i] + bias[i];
+        if (p[i] > top)
+            top = p[i];
+    }
+
+    double sum = 0.0;
+    for (size_t i = 0; i < n; i++) {
+        p[i] = expf(p[i] - top);
+        sum += p[i];
+    }
+
+    for (size_t i = 0; i < n; i++)
+        p[i] = (float)(p[i] / sum);
+}
+
+/* ---- conversions ----------------------------------------------------------------------------- */
+
+static uint32_t bits_of(float x)
+{
+    uint32_t bits;
+
+    memcpy(&bits, &x, sizeof(bits));
+    return bits;
+}
+
+static float float_of(uint32_t bits)
+{
+    float x;
+
+    memcpy(&x, &bits, sizeof(x));
+    return x;
+}
+
+/* Adds what makes cutting off the low bits a rounding to nearest, ties to even. */
+static uint32_t round_off(uint32_t bits, int n_low)
+{
+    return bits + (1u << (n_low - 1)) - 1 + (bits >> n_low & 1);
+}
+
+static float widen_f16(uint16_t half)
+{
+    const uint32_t sign = (uint32_t)(half & 0x8000) << 16;
+    const uint32_t exponent = half >> 10 & 0x1f;
+    const uint32_t fraction = half & 0x3ff;
+
+    if (exponent == 0) /* zero or subnormal: a multiple of 2^-24 */
+        return float_of(sign | bits_of((float)fraction * 0x1p-24f));
+    if (exponent == 0x1f) /* Inf or NaN */
+        return float_of(sign | 0x7f800000 | fraction << 13);
+    return float_of(sign | (exponent + 127 - 15) << 23 | fraction << 13);
+}
+
+static uint16_t narrow_f16(float x)
+{
+    const uint32_t sign = bits_of(x) >> 16 & 0x8000;
+    const uint32_t magnitude = bits_of(x) & 0x7fffffff;
+
+    if (magnitude > 0x7f800000) /* NaN: quiet, as much of its payload as fits */
+        return (uint16_t)(sign | 0x7e00 | (magnitude >> 13 & 0x1ff));
+    if (magnitude >= bits_of(0x1p16f))
+        return (uint16_t)(sign | 0x7c00);
+    if (magnitude < bits_of(0x1p-14f)) /* subnormal: beside 0.5 an ulp is 2^-24, so + rounds */
+        return (uint16_t)(sign | (bits_of(float_of(magnitude) + 0.5f) - bits_of(0.5f)));
+    return (uint16_t)(sign | (round_off(magnitude, 13) - ((127 - 15) << 23)) >> 13);
+}
+
+static void f16_to_f32_c(float *y, const uint16_t *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        y[i] = widen_f16(x[i]);
+}
+
+static void f32_to_f16_c(uint16_t *y, const float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        y[i] = narrow_f16(x[i]);
+}
+
+static void bf16_to_f32_c(float *y, const uint16_t *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        y[i] = float_of((uint32_t)x[i] << 16);
+}
+
+static void f32_to_bf16_c(uint16_t *y, const float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        const uint32_t bits = bits_of(x[i]);
+
+        /* rounding could carry a NaN to Inf, so its quiet bit is set instead */
+        y[i] = (uint16_t)((x[i] != x[i] ? bits | 0x400000 : round_off(bits, 16)) >> 16);
+    }
+}
+
+const vtci_kernels vtci_kernels_c = {
+    .name = "c",
+    .dot = dot_c,
+    .scale = scale_c,
+    .combine = combine_c,
+    .combine_max = combine_max_c,
+    .argmax = argmax_c,
+    .softmax = softmax_c,
+    .f16_to_f32 = f16_to_f32_c,
+    .f32_to_f16 = f32_to_f16_c,
+    .bf16_to_f32 = bf16_to_f32_c,
+    .f32_to_bf16 = f32_to_bf16_c,
+};

@@ -1,0 +1,238 @@
+/* Matrix products: one sgemm call per tile, tiles spread over the workers. */
+#include "gemm.h"
+
+#include "../kernels/kernels.h"
+#include "rows.h"
+
+#include <cblas.h>
+#include <limits.h>
+#include <string.h>
+
+/*
+ * The largest tile. Panels of 512 columns cost 3 to 7 % against one call, since each packs A again,
+ * but give eight tasks for a projection to 4096 channels; splitting rows costs more, so that the
+ * 576 tokens of an image stay together.
+ */
+enum { TILE_ROWS = 640, TILE_COLS = 512 };
+
+enum { LINE = 16 }; /* floats: tiles and pieces of a worker's slice start at cache lines */
+
+/* ---- one product ----------------------------------------------------------------------------- */
+
+/* y [n] = sum over k of a[k] * B[k, :], a batch of rows of B at a time. */
+static void add_rows(size_t n, size_t k, const float *a, const float *b, size_t ldb, float *y)
+{
+    enum { BATCH = 16 };
+
+    for (size_t begin = 0; begin < k; begin += BATCH) {
+        const size_t count = vtci_min(BATCH, k - begin);
+        const float *row[BATCH];
+
+        for (size_t r = 0; r < count; r++)
+            row[r] = b + (begin + r) * ldb;
+        vtci_kernels_get()->combine(y, row, a + begin, count, n, begin != 0);
+    }
+}
+
+static void fill_zero(size_t m, size_t n, float *c, size_t ldc)
+{
+    for (size_t i = 0; i < m; i++)
+        memset(c + i * ldc, 0, n * sizeof(*c));
+}
+
+/* A product with a single row or column reads its matrix once. sgemm, which packs it first, is
+ * several times slower. False, and nothing done, for all other products. */
+static bool multiply_vector(bool trans_b, size_t m, size_t n, size_t k, const float *a, size_t lda,
+                            const float *b, size_t ldb, float *c, size_t ldc)
+{
+    if (trans_b && (m == 1 || n == 1)) {
+        for (size_t i = 0; i < m; i++)
+            for (size_t j = 0; j < n; j++)
+                c[i * ldc + j] = vtci_kernels_get()->dot(a + i * lda, b + j * ldb, k);
+        return true;
+    }
+    if (m == 1) {
+        add_rows(n, k, a, b, ldb, c);
+        return true;
+    }
+    return false;
+}
+
+void vtci_sgemm(const vtci_call *call, bool trans_b, size_t m, size_t n, size_t k, const float *a,
+                size_t lda, const float *b, size_t ldb, float *c, size_t ldc)
+{
+    if (m == 0 || n == 0)
+        return;
+    if (k == 0) {
+        fill_zero(m, n, c, ldc);
+        return;
+    }
+    if (multiply_vector(trans_b, m, n, k, a, lda, b, ldb, c, ldc))
+        return;
+    if (call->exec.sgemm != NULL) {
+        call->exec.sgemm(call->exec.sgemm_cookie, trans_b, m, n, k, a, lda, b, ldb, c, ldc);
+        return;
+    }
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, trans_b ? CblasTrans : CblasNoTrans, (int)m, (int)n,
+                (int)k, 1.0f, a, (int)lda, b, (int)ldb, 0.0f, c, (int)ldc);
+}
+
+vtc_status vtci_check_gemm(const vtci_call *call, size_t m, size_t n, size_t k)
+{
+    VTCI_REQUIRE(call, m <= INT_MAX && n <= INT_MAX && k <= INT_MAX, VTC_ERR_OVERFLOW,
+                 "a product of %zu x %zu x %zu exceeds the BLAS integer", m, n, k);
+    return VTC_OK;
+}
+
+/* ---- tiles ----------------------------------------------------------------------------------- */
+
+/* Length of equal pieces no longer than `most`, rounded so that they start at cache lines. */
+static size_t even_split(size_t n, size_t most)
+{
+    const size_t piece = vtci_ceil_div(n, vtci_max(1, vtci_ceil_div(n, most)));
+
+    return vtci_ceil_div(piece, LINE) * LINE;
+}
+
+static size_t tile_rows(const vtci_gemm *g)
+{
+    return even_split(g->c.n_rows, TILE_ROWS);
+}
+
+static size_t tile_cols(const vtci_gemm *g)
+{
+    return even_split(g->c.n_cols, TILE_COLS);
+}
+
+/* Leading dimension of a view that sgemm can use as it is; 0 when its rows must be copied. */
+static size_t leading_dim(const vtci_rows *rows)
+{
+    const size_t ld = rows->row_stride / sizeof(float);
+
+    if (rows->dtype != VTC_F32)
+        return 0;
+    if (rows->n_rows <= 1)
+        return vtci_max(1, rows->n_cols);
+    return rows->row_stride % sizeof(float) == 0 && ld >= rows->n_cols && ld <= INT_MAX ? ld : 0;
+}
+
+/* Floats of the parts of a worker's slice. */
+struct parts {
+    size_t a, b, c;
+};
+
+static size_t part_floats(const vtci_rows *rows, size_t n_rows, size_t n_cols)
+{
+    const size_t padded = vtci_add(vtci_mul(n_rows, n_cols), LINE - 1);
+
+    if (leading_dim(rows) != 0)
+        return 0;
+    return padded == SIZE_MAX ? SIZE_MAX : padded / LINE * LINE;
+}
+
+static struct parts slice_parts(const vtci_gemm *g)
+{
+    const size_t m = tile_rows(g), n = tile_cols(g), k = g->a.n_cols;
+    const struct parts parts = { part_floats(&g->a, m, k), part_floats(&g->b, n, k),
+                                 part_floats(&g->c, m, n) };
+
+    return parts;
+}
+
+void vtci_gemm_lay_out(vtci_arena *arena, const vtci_call *call, vtci_gemm *g)
+{
+    const struct parts parts = slice_parts(g);
+    const size_t floats = vtci_add(parts.a, vtci_add(parts.b, parts.c));
+
+    g->slices = vtci_take_slices(arena, call, vtci_mul(floats, sizeof(float)), &g->slice_stride);
+}
+
+/* Where in a worker's slice, `before` floats after its start. A product that copies nothing has no
+ * slices. */
+static float *slice_at(const vtci_gemm *g, size_t worker, size_t before)
+{
+    if (g->slices == NULL)
+        return NULL;
+    return (float *)(void *)(g->slices + worker * g->slice_stride) + before;
+}
+
+struct block {
+    size_t batch, row, n_rows, col, n_cols;
+};
+
+/* The block of C that a task computes. */
+static struct block tile_at(const vtci_gemm *g, size_t index)
+{
+    const size_t rows = tile_rows(g), cols = tile_cols(g);
+    const size_t n_across = vtci_ceil_div(g->c.n_cols, cols);
+    const size_t n_down = vtci_ceil_div(g->c.n_rows, rows);
+    const size_t row = index / n_across % n_down * rows, col = index % n_across * cols;
+    const struct block tile = { index / n_across / n_down, row, vtci_min(rows, g->c.n_rows - row),
+                                col, vtci_min(cols, g->c.n_cols - col) };
+
+    return tile;
+}
+
+static char *block_row(const vtci_rows *rows, const struct block *at, size_t r)
+{
+    /* an operand with a single batch serves all batches */
+    const size_t batch = rows->n_batch > 1 ? at->batch : 0;
+
+    return vtci_row(rows, batch, at->row + r) + at->col * vtc_dtype_size(rows->dtype);
+}
+
+/* The block as floats: in place where sgemm can read it there, else widened into tmp. */
+static const float *load_block(const vtci_rows *rows, const struct block *at, float *tmp,
+                               size_t *ld)
+{
+    *ld = leading_dim(rows);
+    if (*ld != 0)
+        return (const float *)(const void *)block_row(rows, at, 0);
+    *ld = at->n_cols;
+    for (size_t r = 0; r < at->n_rows; r++) {
+        float *to = tmp + r * at->n_cols;
+
+        if (rows->dtype == VTC_F32)
+            memcpy(to, block_row(rows, at, r), at->n_cols * sizeof(*to));
+        else
+            vtci_load_row(block_row(rows, at, r), rows->dtype, at->n_cols, to);
+    }
+    return tmp;
+}
+
+static void store_block(const vtci_rows *rows, const struct block *at, const float *from)
+{
+    for (size_t r = 0; r < at->n_rows; r++)
+        vtci_store_row(block_row(rows, at, r), rows->dtype, at->n_cols, from + r * at->n_cols);
+}
+
+static void run_tile(void *job, size_t index, size_t worker)
+{
+    const vtci_gemm *g = job;
+    const struct parts parts = slice_parts(g);
+    const struct block c = tile_at(g, index);
+    const size_t k = g->a.n_cols;
+    const struct block a = { c.batch, c.row, c.n_rows, 0, k };
+    const struct block b = { c.batch, g->trans_b ? c.col : 0, g->trans_b ? c.n_cols : k,
+                             g->trans_b ? 0 : c.col, g->trans_b ? k : c.n_cols };
+    size_t lda, ldb, ldc = leading_dim(&g->c);
+    const float *a_data = load_block(&g->a, &a, slice_at(g, worker, 0), &lda);
+    const float *b_data = load_block(&g->b, &b, slice_at(g, worker, parts.a), &ldb);
+    float *out = slice_at(g, worker, parts.a + parts.b);
+
+    if (ldc != 0)
+        out = (float *)(void *)block_row(&g->c, &c, 0);
+    vtci_sgemm(g->call, g->trans_b, c.n_rows, c.n_cols, k, a_data, lda, b_data, ldb, out,
+               ldc != 0 ? ldc : c.n_cols);
+    if (ldc == 0)
+        store_block(&g->c, &c, out);
+}
+
+void vtci_gemm_run(const vtci_call *call, vtci_gemm *g)
+{
+    const size_t n_across = g->c.n_cols == 0 ? 0 : vtci_ceil_div(g->c.n_cols, tile_cols(g));
+    const size_t n_down = g->c.n_rows == 0 ? 0 : vtci_ceil_div(g->c.n_rows, tile_rows(g));
+
+    g->call = call;
+    vtci_parallel(call, vtci_mul(g->c.n_batch, n_down * n_across), run_tile, g);
+}

@@ -1,0 +1,37 @@
+/*
+ * gemm.h: matrix products. gemm.c is the one file that includes cblas.h.
+ *
+ * Tiles depend on the shape alone and each tile is one sgemm call, so the bits do not depend on the
+ * number of workers.
+ */
+#ifndef VTCI_GEMM_H
+#define VTCI_GEMM_H
+
+#include "../base/tensor.h"
+
+/* C [m, n] = A [m, k] B, B [k, n] or, when trans_b, [n, k]; dense F32 rows at the given strides.
+ * One call of the caller's sgemm or of cblas_sgemm; a single row goes through the row kernels,
+ * which are faster there, and k = 0 gives zeros. */
+void vtci_sgemm(const vtci_call *call, bool trans_b, size_t m, size_t n, size_t k, const float *a,
+                size_t lda, const float *b, size_t ldb, float *c, size_t ldc);
+
+/* VTC_ERR_OVERFLOW unless the extents fit the BLAS integer. */
+VTC_NODISCARD vtc_status vtci_check_gemm(const vtci_call *call, size_t m, size_t n, size_t k);
+
+/* A whole product C = A B (or A B^T) over row views of any float dtypes, parallel over tiles. There
+ * is one product per batch of C; A and B have as many batches, or a single one that serves all. */
+typedef struct vtci_gemm {
+    vtci_rows a; /* [M, K]           */
+    vtci_rows b; /* [K, N] or [N, K] */
+    vtci_rows c; /* [M, N]           */
+    bool trans_b;
+    char *slices; /* worker scratch, set by vtci_gemm_lay_out() */
+    size_t slice_stride;
+    const vtci_call *call;
+} vtci_gemm;
+
+/* Takes scratch where operands must be widened or C narrowed; F32 views are used in place. */
+void vtci_gemm_lay_out(vtci_arena *arena, const vtci_call *call, vtci_gemm *g);
+void vtci_gemm_run(const vtci_call *call, vtci_gemm *g);
+
+#endif

@@ -1,0 +1,114 @@
+/* Rows of tokens in any float dtype. */
+#include "rows.h"
+
+#include "../kernels/kernels.h"
+
+#include <math.h>
+#include <string.h>
+
+const float *vtci_load_row(const void *row, vtc_dtype dtype, size_t n, float *tmp)
+{
+    if (dtype == VTC_F32)
+        return row;
+    if (dtype == VTC_F16)
+        vtci_kernels_get()->f16_to_f32(tmp, row, n);
+    else
+        vtci_kernels_get()->bf16_to_f32(tmp, row, n);
+    return tmp;
+}
+
+void vtci_store_row(void *row, vtc_dtype dtype, size_t n, const float *x)
+{
+    if (dtype == VTC_F16)
+        vtci_kernels_get()->f32_to_f16(row, x, n);
+    else if (dtype == VTC_BF16)
+        vtci_kernels_get()->f32_to_bf16(row, x, n);
+    else if (row != (const void *)x)
+        memcpy(row, x, n * sizeof(*x));
+}
+
+float *vtci_row_buffer(void *row, vtc_dtype dtype, float *tmp)
+{
+    return dtype == VTC_F32 ? row : tmp;
+}
+
+float vtci_row_norm(const float *x, size_t n)
+{
+    const float square = vtci_kernels_get()->dot(x, x, n);
+
+    /* inside these bounds neither a lost nor an overflowing square can show in the result */
+    if (square > 0x1p-80f && square < 0x1p120f)
+        return sqrtf(square);
+    double sum = 0.0;
+    for (size_t i = 0; i < n; i++)
+        sum += (double)x[i] * x[i];
+    return (float)sqrt(sum);
+}
+
+bool vtci_unit_row(float *y, const float *x, size_t n)
+{
+    const float norm = vtci_row_norm(x, n);
+
+    if (!(norm > 0.0f && norm <= 0x1.fffffep127f))
+        return false;
+    /* the reciprocal of a length below 2^-126 would overflow: scale such a row up first */
+    if (norm < 0x1p-100f) {
+        vtci_kernels_get()->scale(y, x, 0x1p100f, n);
+        return vtci_unit_row(y, y, n);
+    }
+    vtci_kernels_get()->scale(y, x, 1.0f / norm, n);
+    return true;
+}
+
+float vtci_cosine(const float *x, const float *y, size_t n)
+{
+    return vtci_kernels_get()->dot(x, y, n) / vtci_row_norm(x, n) / vtci_row_norm(y, n);
+}
+
+size_t vtci_combine_floats(vtc_dtype dtype, size_t n)
+{
+    return dtype == VTC_F32 ? 0 : vtci_mul(n, VTCI_COMBINE_BATCH);
+}
+
+void vtci_combine_begin(vtci_combine *c, float *y, size_t n, vtc_dtype dtype, bool max, float *wide)
+{
+    c->y = y;
+    c->wide = wide;
+    c->n = n;
+    c->dtype = dtype;
+    c->max = max;
+    c->started = false;
+    c->n_held = 0;
+}
+
+static void combine_held(vtci_combine *c)
+{
+    const vtci_kernels *k = vtci_kernels_get();
+
+    if (c->max)
+        k->combine_max(c->y, c->x, c->w, c->n_held, c->n, c->started);
+    else
+        k->combine(c->y, c->x, c->w, c->n_held, c->n, c->started);
+    c->started = true;
+    c->n_held = 0;
+}
+
+void vtci_combine_add(vtci_combine *c, const void *row, float weight)
+{
+    float *tmp = c->wide == NULL ? NULL : c->wide + c->n_held * c->n;
+
+    if (c->n_held == VTCI_COMBINE_BATCH) {
+        combine_held(c);
+        tmp = c->wide;
+    }
+    c->x[c->n_held] = vtci_load_row(row, c->dtype, c->n, tmp);
+    c->w[c->n_held++] = weight;
+}
+
+void vtci_combine_end(vtci_combine *c)
+{
+    if (c->n_held != 0)
+        combine_held(c);
+    else if (!c->started)
+        memset(c->y, 0, c->n * sizeof(*c->y));
+}

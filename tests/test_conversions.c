@@ -1,0 +1,139 @@
+/* F16 and BF16 rows of every kernel table: all 16-bit patterns, random and halfway floats, against
+ * conversions written from the formats' definitions. */
+#include "kernel_tables.h"
+
+enum { ALL_16 = 1 << 16 };
+
+static void check_widening(const vtci_kernels *k)
+{
+    static uint16_t in[ALL_16], back[ALL_16];
+    static float out[ALL_16];
+
+    for (size_t i = 0; i < ALL_16; i++)
+        in[i] = (uint16_t)i;
+    k->f16_to_f32(out, in, ALL_16);
+    k->f32_to_f16(back, out, ALL_16);
+    for (size_t i = 0; i < ALL_16; i++) {
+        assert_true(same_value(out[i], ref_f16_to_f32(in[i])));
+        assert_true(isnan(out[i]) ? (back[i] & 0x7fff) > 0x7c00 : back[i] == in[i]);
+    }
+    k->bf16_to_f32(out, in, ALL_16);
+    k->f32_to_bf16(back, out, ALL_16);
+    for (size_t i = 0; i < ALL_16; i++) {
+        assert_true(same_value(out[i], ref_bf16_to_f32(in[i])));
+        assert_true(isnan(out[i]) ? (back[i] & 0x7fff) > 0x7f80 : back[i] == in[i]);
+    }
+}
+
+static void all_16_bit_patterns_survive_the_round_trip(void **state)
+{
+    (void)state;
+    on_every_table(check_widening);
+}
+
+static void assert_narrowed(const char *name, const float *x, const uint16_t *f16,
+                            const uint16_t *bf16, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        const bool nan = isnan(x[i]);
+
+        if (nan ? (f16[i] & 0x7fff) <= 0x7c00 : f16[i] != ref_f32_to_f16(x[i]))
+            fail_msg("%s: %a as F16 is 0x%04x", name, (double)x[i], f16[i]);
+        if (nan ? (bf16[i] & 0x7fff) <= 0x7f80 : bf16[i] != ref_f32_to_bf16(x[i]))
+            fail_msg("%s: %a as BF16 is 0x%04x", name, (double)x[i], bf16[i]);
+    }
+}
+
+static void check_narrowing(const vtci_kernels *k)
+{
+    enum { N = 4096, ROUNDS = 40 };
+    static float x[N];
+    static uint16_t f16[N], bf16[N];
+    uint64_t seed = 9;
+
+    for (int round = 0; round < ROUNDS; round++) {
+        for (size_t i = 0; i < N; i++) {
+            const uint32_t random = (uint32_t)(rng(&seed) >> 32);
+            const uint32_t in_f16_range =
+                (random & 0x80000000) | (0x32000000 + random % 0x16000000);
+
+            x[i] = float_of(i % 2 == 0 ? random : in_f16_range);
+        }
+        k->f32_to_f16(f16, x, N);
+        k->f32_to_bf16(bf16, x, N);
+        assert_narrowed(k->name, x, f16, bf16, N);
+    }
+}
+
+static void narrowing_rounds_random_bits_to_nearest(void **state)
+{
+    (void)state;
+    on_every_table(check_narrowing);
+}
+
+/* Half way between neighbours and one float to either side, from every finite 16-bit value. */
+static void check_halfway(const vtci_kernels *k)
+{
+    static float x[6];
+    uint16_t f16[6], bf16[6];
+
+    for (uint32_t i = 0; i < 0x7f80; i++) {
+        const uint32_t bf16_half = i << 16 | 0x8000;
+        const float f16_half =
+            0.5f * (ref_f16_to_f32((uint16_t)i) + ref_f16_to_f32((uint16_t)(i + 1)));
+
+        for (uint32_t j = 0; j < 3; j++) {
+            x[j] = float_of(bf16_half + j - 1);
+            x[3 + j] = i < 0x7bff ? float_of(bits_of(f16_half) + j - 1) : 65519.0f + (float)j;
+        }
+        k->f32_to_f16(f16, x, 6);
+        k->f32_to_bf16(bf16, x, 6);
+        assert_narrowed(k->name, x, f16, bf16, 6);
+    }
+}
+
+static void narrowing_takes_ties_to_even(void **state)
+{
+    (void)state;
+    on_every_table(check_halfway);
+}
+
+static void check_conversion_lengths(const vtci_kernels *k)
+{
+    static uint16_t in[MAX_LENGTH], out[MAX_LENGTH + 1];
+    static float wide[MAX_LENGTH + 1];
+
+    for (size_t i = 0; i < MAX_LENGTH; i++)
+        in[i] = (uint16_t)(i * 7);
+    for (size_t i = 0; i < N_LENGTHS; i++) {
+        const size_t n = length_at(i);
+
+        wide[n] = 17.0f;
+        out[n] = 17;
+        k->f16_to_f32(wide, in, n);
+        k->f32_to_f16(out, wide, n);
+        assert_memory_equal(out, in, n * sizeof(*in));
+        k->bf16_to_f32(wide, in, n);
+        k->f32_to_bf16(out, wide, n);
+        assert_memory_equal(out, in, n * sizeof(*in));
+        assert_true(wide[n] == 17.0f && out[n] == 17);
+    }
+}
+
+static void conversions_work_at_every_length(void **state)
+{
+    (void)state;
+    on_every_table(check_conversion_lengths);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(all_16_bit_patterns_survive_the_round_trip),
+        cmocka_unit_test(narrowing_rounds_random_bits_to_nearest),
+        cmocka_unit_test(narrowing_takes_ties_to_even),
+        cmocka_unit_test(conversions_work_at_every_length),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,544 @@
+/*
+ * Every table of row kernels against definitions in double or naive loops, at odd lengths, at any
+ * alignment, at the edge of readable memory, with extreme values.
+ *
+ * Errors are counted in units of 2^-24, half an ULP of 1, relative to the sum of magnitudes.
+ */
+#include "kernel_tables.h"
+
+#define UNIT 0x1p-24
+
+enum { MAX_ROWS = 17 };
+
+static void assert_same_row(const char *what, const float *got, const float *want, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (!same_value(got[i], want[i]))
+            fail_msg("%s, length %zu: [%zu] is %a, not %a", what, n, i, (double)got[i],
+                     (double)want[i]);
+}
+
+/* Random floats whose magnitude is about `size`. */
+static void fill_scaled(uint64_t *state, float *x, size_t n, float size)
+{
+    for (size_t i = 0; i < n; i++)
+        x[i] = size * rng_f32(state);
+}
+
+/* Random floats with zeros of both signs, infinities, subnormals, ties and, if asked, NaN. */
+static void fill_odd(uint64_t *state, float *x, size_t n, bool with_nan)
+{
+    static const float odd[] = { 0.0f,       -0.0f, INFINITY, -INFINITY, 0x1p-140f,
+                                 -0x1p-149f, 3e38f, -3e38f,   1.0f,      1.0f };
+
+    for (size_t i = 0; i < n; i++) {
+        const size_t kind = rng_below(state, 24);
+
+        x[i] = kind < 10 ? odd[kind] : rng_f32(state);
+        if (with_nan && kind == 23)
+            x[i] = NAN;
+    }
+}
+
+/* ---- the table ------------------------------------------------------------------------------- */
+
+static void features_choose_the_table(void **state)
+{
+    (void)state;
+    assert_string_equal(vtci_kernels_for(0)->name, "c");
+#if VTCI_X86
+    assert_string_equal(vtci_kernels_for(VTCI_CPU_AVX2)->name, "avx2");
+    assert_string_equal(vtci_kernels_for(VTCI_CPU_AVX2 | VTCI_CPU_AVX512)->name, "avx512");
+#endif
+    assert_string_equal(vtci_kernels_for(VTCI_CPU_AVX512)->name, "c");
+    assert_ptr_equal(vtci_kernels_get(), vtci_kernels_for(vtci_cpu_features()));
+}
+
+/* ---- dot and scale --------------------------------------------------------------------------- */
+
+static void check_dot_at(const vtci_kernels *k, uint64_t *seed, size_t n, float size)
+{
+    static float x[MAX_LENGTH], y[MAX_LENGTH];
+    double want = 0.0, magnitude = 0.0;
+
+    fill_scaled(seed, x, n, size);
+    fill_scaled(seed, y, n, size);
+    for (size_t i = 0; i < n; i++) {
+        want += (double)x[i] * y[i];
+        magnitude += fabs((double)x[i] * y[i]);
+    }
+    /* each of at least 32 lanes rounds n / 32 times, then they are added up in 7 steps */
+    const double bound = ((double)n / 32 + 8) * UNIT * magnitude;
+    const double error = fabs(k->dot(x, y, n) - want);
+    if (!(error <= bound))
+        fail_msg("%s: length %zu, size %g: error %g exceeds %g", k->name, n, (double)size, error,
+                 bound);
+}
+
+static void check_dot(const vtci_kernels *k)
+{
+    uint64_t seed = 1;
+
+    for (size_t i = 0; i < N_LENGTHS; i++) {
+        check_dot_at(k, &seed, length_at(i), 1.0f);
+        check_dot_at(k, &seed, length_at(i), 0x1p50f);
+        check_dot_at(k, &seed, length_at(i), 0x1p-40f);
+    }
+}
+
+static void dot_is_near_the_double_sum(void **state)
+{
+    (void)state;
+    on_every_table(check_dot);
+}
+
+static void check_dot_bits(const vtci_kernels *k)
+{
+    static float x[1152], y[1152], xa[1152 + 16], ya[1152 + 16];
+    uint64_t seed = 2;
+
+    rng_fill(&seed, x, 1152);
+    rng_fill(&seed, y, 1152);
+    for (size_t i = 0; i < N_LENGTHS && length_at(i) <= 1152; i++) {
+        const size_t n = length_at(i);
+        const float want = k->dot(x, y, n);
+
+        for (size_t offset = 0; offset < 16; offset++) {
+            memcpy(xa + offset, x, n * sizeof(*x));
+            memcpy(ya + 15 - offset, y, n * sizeof(*y));
+            assert_true(same_value(k->dot(xa + offset, ya + 15 - offset, n), want));
+        }
+    }
+}
+
+static void dot_bits_do_not_depend_on_alignment(void **state)
+{
+    (void)state;
+    on_every_table(check_dot_bits);
+}
+
+static void check_scale(const vtci_kernels *k)
+{
+    static float x[MAX_LENGTH], y[MAX_LENGTH], want[MAX_LENGTH];
+    uint64_t seed = 3;
+
+    for (size_t i = 0; i < N_LENGTHS; i++) {
+        const size_t n = length_at(i);
+        const float a = 3.0f * rng_f32(&seed);
+
+        fill_odd(&seed, x, n, true);
+        for (size_t j = 0; j < n; j++)
+            want[j] = a * x[j];
+        k->scale(y, x, a, n);
+        assert_same_row(k->name, y, want, n);
+        k->scale(x, x, a, n);
+        assert_same_row(k->name, x, want, n);
+    }
+}
+
+static void scale_is_one_rounded_product(void **state)
+{
+    (void)state;
+    on_every_table(check_scale);
+}
+
+/* ---- combinations of rows -------------------------------------------------------------------- */
+
+static float row_memory[MAX_ROWS][MAX_LENGTH];
+static const float *rows[MAX_ROWS];
+static float weight[MAX_ROWS];
+
+static const size_t row_counts[] = { 0, 1, 2, 3, 4, 5, 16, MAX_ROWS };
+enum { N_ROW_COUNTS = sizeof(row_counts) / sizeof(*row_counts) };
+
+static void point_at_rows(void)
+{
+    for (size_t r = 0; r < MAX_ROWS; r++)
+        rows[r] = row_memory[r];
+}
+
+static void check_combine_at(const vtci_kernels *k, uint64_t *seed, size_t n_rows, size_t n,
+                             bool accumulate)
+{
+    static float y[MAX_LENGTH], before[MAX_LENGTH];
+
+    rng_fill(seed, weight, n_rows);
+    rng_fill(seed, before, n);
+    for (size_t r = 0; r < n_rows; r++)
+        rng_fill(seed, row_memory[r], n);
+    memcpy(y, before, n * sizeof(*y));
+    k->combine(y, rows, weight, n_rows, n, accumulate);
+
+    for (size_t i = 0; i < n; i++) {
+        double want = accumulate ? before[i] : 0.0, magnitude = fabs(want);
+
+        for (size_t r = 0; r < n_rows; r++) {
+            want += (double)weight[r] * rows[r][i];
+            magnitude += fabs((double)weight[r] * rows[r][i]);
+        }
+        if (!(fabs(y[i] - want) <= (double)(2 * n_rows) * UNIT * magnitude))
+            fail_msg("%s: %zu rows of %zu: [%zu] is %g, not %g", k->name, n_rows, n, i,
+                     (double)y[i], want);
+    }
+}
+
+static void check_combine(const vtci_kernels *k)
+{
+    uint64_t seed = 4;
+
+    point_at_rows();
+    for (size_t i = 0; i < N_LENGTHS; i++)
+        for (size_t c = 0; c < N_ROW_COUNTS; c++) {
+            check_combine_at(k, &seed, row_counts[c], length_at(i), false);
+            check_combine_at(k, &seed, row_counts[c], length_at(i), true);
+        }
+}
+
+static void combine_is_the_weighted_sum(void **state)
+{
+    (void)state;
+    on_every_table(check_combine);
+}
+
+/* Small integers make every sum exact, so any order and any split must give equal bits. */
+static void check_combine_batches(const vtci_kernels *k)
+{
+    static float at_once[MAX_LENGTH], in_parts[MAX_LENGTH];
+    uint64_t seed = 5;
+
+    point_at_rows();
+    for (size_t r = 0; r < MAX_ROWS; r++) {
+        weight[r] = (float)rng_below(&seed, 9) - 4.0f;
+        for (size_t i = 0; i < MAX_LENGTH; i++)
+            row_memory[r][i] = (float)rng_below(&seed, 99);
+    }
+    for (size_t i = 0; i < N_LENGTHS; i++) {
+        const size_t n = length_at(i);
+
+        k->combine(at_once, rows, weight, MAX_ROWS, n, 0);
+        k->combine(in_parts, rows, weight, 5, n, 0);
+        k->combine(in_parts, rows + 5, weight + 5, MAX_ROWS - 5, n, 1);
+        assert_same_row(k->name, in_parts, at_once, n);
+    }
+}
+
+static void combine_continues_where_it_stopped(void **state)
+{
+    (void)state;
+    on_every_table(check_combine_batches);
+}
+
+/* The definition, in words of its own. */
+static float naive_max(const float *w, size_t n_rows, size_t i, bool accumulate, float before)
+{
+    float top = accumulate ? before : -INFINITY;
+
+    for (size_t r = 0; r < n_rows; r++) {
+        const float v = w == NULL ? rows[r][i] : w[r] * rows[r][i];
+
+        if (isnan(v) || isnan(top))
+            top = NAN;
+        else if (v > top)
+            top = v;
+    }
+    return top;
+}
+
+static void check_max_at(const vtci_kernels *k, uint64_t *seed, size_t n_rows, size_t n,
+                         bool weighted, bool accumulate)
+{
+    static float y[MAX_LENGTH], want[MAX_LENGTH];
+    const float *w = weighted ? weight : NULL;
+
+    for (size_t r = 0; r < n_rows; r++) {
+        weight[r] = 0.5f + fabsf(rng_f32(seed));
+        fill_odd(seed, row_memory[r], n, true);
+    }
+    fill_odd(seed, y, n, true);
+    for (size_t i = 0; i < n; i++)
+        want[i] = naive_max(w, n_rows, i, accumulate, y[i]);
+    k->combine_max(y, rows, w, n_rows, n, accumulate);
+    assert_same_row(k->name, y, want, n);
+}
+
+static void check_max(const vtci_kernels *k)
+{
+    uint64_t seed = 6;
+
+    point_at_rows();
+    for (size_t i = 0; i < N_LENGTHS; i++)
+        for (size_t c = 1; c < N_ROW_COUNTS; c++)
+            for (unsigned options = 0; options < 4; options++)
+                check_max_at(k, &seed, row_counts[c], length_at(i), (options & 1) != 0,
+                             (options & 2) != 0);
+}
+
+static void combine_max_keeps_bits_and_nan_wins(void **state)
+{
+    (void)state;
+    on_every_table(check_max);
+}
+
+/* ---- argmax ---------------------------------------------------------------------------------- */
+
+static void assert_argmax(const vtci_kernels *k, const float *x, size_t n, size_t want)
+{
+    float top = NAN;
+    const size_t got = k->argmax(x, n, &top);
+
+    if (got != want)
+        fail_msg("%s: argmax of %zu is %zu, not %zu", k->name, n, got, want);
+    assert_true(same_value(top, x[want]));
+}
+
+static void check_argmax(const vtci_kernels *k)
+{
+    static float x[MAX_LENGTH];
+    uint64_t seed = 7;
+
+    for (size_t i = 1; i < N_LENGTHS; i++)
+        for (int repeat = 0; repeat < 4; repeat++) {
+            const size_t n = length_at(i);
+            size_t want = 0;
+
+            fill_odd(&seed, x, n, false);
+            for (size_t j = n; j-- > 0;)
+                if (x[j] >= x[want])
+                    want = j;
+            assert_argmax(k, x, n, want);
+        }
+}
+
+static void argmax_is_the_first_of_the_largest(void **state)
+{
+    (void)state;
+    on_every_table(check_argmax);
+}
+
+static void check_argmax_places(const vtci_kernels *k)
+{
+    static float x[288];
+
+    for (size_t n = 1; n <= 288; n = n < 40 ? n + 1 : 2 * n - 7)
+        for (size_t place = 0; place < n; place++) {
+            for (size_t i = 0; i < n; i++)
+                x[i] = i < place ? -INFINITY : -1.0f;
+            assert_argmax(k, x, n, place);
+        }
+}
+
+static void argmax_finds_every_place(void **state)
+{
+    (void)state;
+    on_every_table(check_argmax_places);
+}
+
+static void check_argmax_zero_and_nan(const vtci_kernels *k)
+{
+    float x[70], top;
+
+    for (size_t n = 2; n <= 70; n++) {
+        for (size_t i = 0; i < n; i++)
+            x[i] = i == 1 ? -0.0f : i == 0 ? -1.0f : 0.0f;
+        assert_argmax(k, x, n, 1);
+        for (size_t i = 0; i < n; i++)
+            x[i] = NAN;
+        assert_true(k->argmax(x, n, &top) < n);
+        x[n - 1] = -INFINITY;
+        assert_true(k->argmax(x, n, &top) < n);
+    }
+}
+
+static void argmax_of_zeros_ignores_their_sign_and_nan_stays_in_range(void **state)
+{
+    (void)state;
+    on_every_table(check_argmax_zero_and_nan);
+}
+
+/* ---- softmax --------------------------------------------------------------------------------- */
+
+static double logit(const float *x, const float *bias, float scale, size_t i)
+{
+    return (double)scale * x[i] + (bias == NULL ? 0.0 : bias[i]);
+}
+
+/* An error of the logit is an error of the result's logarithm: one rounding at the largest size of
+ * a logit, then 8 units for exp, the sum and the division. */
+static void check_softmax_at(const vtci_kernels *k, const float *x, const float *bias, float scale,
+                             size_t n)
+{
+    static float p[MAX_LENGTH];
+    double top = -INFINITY, sum = 0.0, largest = 0.0;
+
+    for (size_t i = 0; i < n; i++) {
+        top = fmax(top, logit(x, bias, scale, i));
+        if (isfinite(x[i]))
+            largest = fmax(largest, fabs((double)scale * x[i]) +
+                                        (bias == NULL ? 0.0 : fabs((double)bias[i])));
+    }
+    for (size_t i = 0; i < n; i++)
+        sum += exp(logit(x, bias, scale, i) - top);
+
+    k->softmax(p, x, bias, scale, n);
+    for (size_t i = 0; i < n; i++) {
+        const double want = exp(logit(x, bias, scale, i) - top) / sum;
+
+        if (!(fabs(p[i] - want) <= (8 + (double)n / 32 + 4 * largest) * UNIT * want + 0x1p-126))
+            fail_msg("%s: softmax of %zu: [%zu] is %g, not %g", k->name, n, i, (double)p[i], want);
+    }
+}
+
+static void check_softmax(const vtci_kernels *k)
+{
+    static float x[MAX_LENGTH], bias[MAX_LENGTH];
+    uint64_t seed = 8;
+
+    for (size_t i = 1; i < N_LENGTHS; i++) {
+        const size_t n = length_at(i);
+
+        fill_scaled(&seed, x, n, 4.0f);
+        fill_scaled(&seed, bias, n, 2.0f);
+        check_softmax_at(k, x, NULL, 1.0f, n);
+        check_softmax_at(k, x, bias, 0.125f, n);
+        check_softmax_at(k, x, NULL, -30.0f, n); /* from 1 to below the smallest float */
+        x[rng_below(&seed, n)] = 1e30f;
+        check_softmax_at(k, x, NULL, 1.0f, n);
+        x[n - 1] = n > 1 ? -INFINITY : 0.0f;
+        check_softmax_at(k, x, bias, 1.0f, n);
+    }
+}
+
+static void softmax_is_near_the_double_result(void **state)
+{
+    (void)state;
+    on_every_table(check_softmax);
+}
+
+/* softmax of (0, x, x, ...) shows exp(x) itself where exp(x) vanishes beside 1. */
+static void check_exp(const vtci_kernels *k)
+{
+    enum { STEPS = 100000 };
+    float x[16], p[16];
+
+    for (int step = 0; step < STEPS; step++) {
+        const float a = -87.3f + 60.0f * (float)step / STEPS;
+        const double want = exp((double)a);
+        int exponent;
+
+        for (size_t i = 0; i < 16; i++)
+            x[i] = i == 0 ? 0.0f : a;
+        k->softmax(p, x, NULL, 1.0f, 16);
+        frexp(want, &exponent);
+        const double ulps = fabs(p[5] - want) / ldexp(1.0, exponent - 24);
+        if (!(ulps <= 1.02))
+            fail_msg("%s: exp(%a) is %a, off by %g ULP", k->name, (double)a, (double)p[5], ulps);
+    }
+}
+
+static void exp_is_within_about_one_ulp(void **state)
+{
+    (void)state;
+    on_every_table(check_exp);
+}
+
+static void check_softmax_special(const vtci_kernels *k)
+{
+    float x[40], y[40], p[40];
+
+    for (size_t n = 1; n <= 40; n++) {
+        for (size_t i = 0; i < n; i++)
+            x[i] = -INFINITY;
+        k->softmax(p, x, NULL, 1.0f, n);
+        for (size_t i = 0; i < n; i++)
+            assert_true(isnan(p[i]));
+
+        x[n - 1] = 5.0f; /* the only one: all of the probability, exactly */
+        k->softmax(p, x, NULL, 1.0f, n);
+        for (size_t i = 0; i < n; i++)
+            assert_true(p[i] == (i == n - 1 ? 1.0f : 0.0f));
+
+        for (size_t i = 0; i < n; i++)
+            y[i] = i == n / 2 ? NAN : x[i];
+        k->softmax(y, y, NULL, 1.0f, n);
+        for (size_t i = 0; i < n; i++)
+            assert_true(isnan(y[i]));
+
+        memcpy(y, x, n * sizeof(*x));
+        k->softmax(y, y, NULL, 1.0f, n); /* in place */
+        assert_same_row(k->name, y, p, n);
+    }
+}
+
+static void softmax_keeps_infinities_and_nan_in_their_place(void **state)
+{
+    (void)state;
+    on_every_table(check_softmax_special);
+}
+
+/* ---- memory ---------------------------------------------------------------------------------- */
+
+/* Calls every kernel with rows that touch an unreadable page at one end; inputs are read-only. */
+static void run_guarded(const vtci_kernels *k, size_t n, void *(*alloc)(size_t bytes))
+{
+    float *x = alloc(n * sizeof(float)), *y = alloc(n * sizeof(float)), top;
+    uint16_t *in = alloc(n * sizeof(uint16_t)), *out = alloc(n * sizeof(uint16_t));
+    const float *two[2] = { x, x };
+    const float w[2] = { 1.0f, 2.0f };
+
+    guard_readonly(x);
+    guard_readonly(in);
+    k->dot(x, x, n);
+    k->scale(y, x, 2.0f, n);
+    k->combine(y, two, w, 2, n, 0);
+    k->combine(y, two, w, 2, n, 1);
+    k->combine_max(y, two, w, 2, n, 0);
+    k->combine_max(y, two, NULL, 2, n, 1);
+    if (n != 0) {
+        k->argmax(x, n, &top);
+        k->softmax(y, x, x, 1.0f, n);
+    }
+    k->f16_to_f32(y, in, n);
+    k->bf16_to_f32(y, in, n);
+    k->f32_to_f16(out, x, n);
+    k->f32_to_bf16(out, x, n);
+    guard_free(x);
+    guard_free(y);
+    guard_free(in);
+    guard_free(out);
+}
+
+static void check_guarded(const vtci_kernels *k)
+{
+    for (size_t n = 0; n < 140; n++) {
+        run_guarded(k, n, guard_alloc);
+        run_guarded(k, n, guard_alloc_front);
+    }
+}
+
+static void no_kernel_leaves_its_rows(void **state)
+{
+    (void)state;
+    on_every_table(check_guarded);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(features_choose_the_table),
+        cmocka_unit_test(dot_is_near_the_double_sum),
+        cmocka_unit_test(dot_bits_do_not_depend_on_alignment),
+        cmocka_unit_test(scale_is_one_rounded_product),
+        cmocka_unit_test(combine_is_the_weighted_sum),
+        cmocka_unit_test(combine_continues_where_it_stopped),
+        cmocka_unit_test(combine_max_keeps_bits_and_nan_wins),
+        cmocka_unit_test(argmax_is_the_first_of_the_largest),
+        cmocka_unit_test(argmax_finds_every_place),
+        cmocka_unit_test(argmax_of_zeros_ignores_their_sign_and_nan_stays_in_range),
+        cmocka_unit_test(softmax_is_near_the_double_result),
+        cmocka_unit_test(exp_is_within_about_one_ulp),
+        cmocka_unit_test(softmax_keeps_infinities_and_nan_in_their_place),
+        cmocka_unit_test(no_kernel_leaves_its_rows),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
