@@ -1,0 +1,14 @@
+/* planners.h: the rows of the table, each defined in its method's file and listed in planners.c. */
+#ifndef VTCI_PLANNERS_H
+#define VTCI_PLANNERS_H
+
+#include "../../include/vtc/planner.h"
+#include "../../include/vtc/prune.h"
+
+extern const vtc_planner vtci_planner_tome;
+extern const vtc_planner vtci_planner_random;
+extern const vtc_planner vtci_planner_strided;
+extern const vtc_planner vtci_planner_mean_pool;
+extern const vtc_planner vtci_planner_image_resize;
+
+#endif

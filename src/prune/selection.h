@@ -1,0 +1,21 @@
+/* selection.h: planners that keep rows as they are. Between the two calls a planner writes only
+ * plan->keep, and score if it has one. */
+#ifndef VTCI_SELECTION_H
+#define VTCI_SELECTION_H
+
+#include "../plan/plan.h"
+
+/* count() of such a planner: n_keep outputs, exactly. VTC_ERR_BUDGET when n_keep is above n_in. */
+VTC_NODISCARD vtc_status vtci_selection_count(const char *name, size_t n_in, size_t n_keep,
+                                              vtc_plan_count *count, const vtc_exec *exec);
+
+/* Checks masses and room for n_out of n_in rows. VTC_ERR_BUDGET when n_out is above n_in. */
+VTC_NODISCARD vtc_status vtci_selection_open(const vtci_call *call, const vtc_plan *plan,
+                                             size_t n_in, size_t n_out, const float *mass);
+
+void vtci_selection_finish(vtc_plan *plan, size_t n_in, size_t n_out, const float *mass);
+
+/* score = 0, for methods that rank nothing. */
+void vtci_plan_no_score(vtc_plan *plan, size_t n_in);
+
+#endif
