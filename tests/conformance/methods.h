@@ -1,0 +1,18 @@
+/*
+ * methods.h: what the runner can execute. A method is one row in a family's table and one function
+ * that reads like a caller of the library; an empty row ends each table.
+ */
+#ifndef VTC_CONFORMANCE_METHODS_H
+#define VTC_CONFORMANCE_METHODS_H
+
+#include "run.h"
+
+typedef struct method {
+    const char *name, *variant; /* as in the metadata of a case */
+    vtc_status (*run)(run *r);
+} method;
+
+extern const method pooling_methods[];
+extern const method prune_methods[];
+
+#endif
