@@ -61,7 +61,8 @@ VTC_API VTC_NODISCARD vtc_status vtc_plan_size(const vtc_plan_count *count, size
                                                const vtc_exec *exec);
 
 /* Lays the arrays of `plan` out in `memory` (4-byte aligned, vtc_plan_size() bytes or more) and
- * makes it empty. The arrays may hold anything until a planner fills them. */
+ * makes it empty. `plan` starts as VTC_PLAN_INIT; `keep` is the start of `memory`. Without entries
+ * (n_nnz 0) begin, source and weight are NULL. VTC_ERR_ROOM when `bytes` are too few. */
 VTC_API VTC_NODISCARD vtc_status vtc_plan_init(vtc_plan *plan, const vtc_plan_count *count,
                                                void *memory, size_t bytes, const vtc_exec *exec);
 
@@ -69,10 +70,11 @@ VTC_API VTC_NODISCARD vtc_status vtc_plan_init(vtc_plan *plan, const vtc_plan_co
  * vtc_plan_select() keeps rows as they are: output j is input row rows[j].
  *
  *   rows  [n_out]  in   -1 .. n_in - 1, in output order; -1 makes a zero token of mass 0
- *   mass  [n_in]   in   patches each input row stands for; NULL: all 1
+ *   mass  [n_in]   in   patches each input row stands for, finite, >= 0; NULL: all 1
  *
- * A plan with `begin` gets one entry of weight 1 for each row, without it the plan stays a pure
- * selection. `score` is not written. Returns VTC_ERR_NULL, RANGE, ROOM or OVERFLOW.
+ * A plan with `begin` gets one entry of weight 1 for each row and needs room for n_out of them;
+ * without it the plan stays a pure selection. `score` is not written. Returns VTC_ERR_NULL, RANGE,
+ * ROOM, DATA, OVERLAP or OVERFLOW.
  */
 VTC_API VTC_NODISCARD vtc_status vtc_plan_select(vtc_plan *plan, size_t n_in, const int32_t *rows,
                                                  size_t n_out, const float *mass,
@@ -82,11 +84,12 @@ VTC_API VTC_NODISCARD vtc_status vtc_plan_select(vtc_plan *plan, size_t n_in, co
  * vtc_plan_group() merges groups of rows: output j is the mass-weighted mean of its group.
  *
  *   owner  [n_in]   in   the output each row goes to, -1: dropped
- *   keep   [n_out]  in   the row each output stands for; NULL: the lowest row of its group
+ *   keep   [n_out]  in   a row of each output's group; NULL: the lowest one
  *   mass   [n_in]   in   > 0; NULL: all 1
  *
- * Every output needs at least one row. Scratch: none. Returns VTC_ERR_NULL, RANGE, ROOM, DATA
- * (a mass that is not positive and finite) or OVERFLOW.
+ * Every output needs at least one row. Needs `begin` and an entry for each owned row; `score` is
+ * not written. Scratch: none. Returns VTC_ERR_NULL, RANGE, ROOM, OVERLAP, OVERFLOW or DATA (a mass
+ * that is not positive and finite, or a sum of masses beyond F32).
  */
 VTC_API VTC_NODISCARD vtc_status vtc_plan_group(vtc_plan *plan, size_t n_in, const int32_t *owner,
                                                 size_t n_out, const int32_t *keep,
@@ -102,12 +105,15 @@ VTC_API VTC_NODISCARD vtc_status vtc_plan_identity(vtc_plan *plan, size_t n, con
  * the text between them, become the plan of a whole sequence.
  *
  *   parts  [n_parts]  in   same `reduce`, pure selections go with either; NULL `score` counts as 0
- *   plan   room for the sums; entries are needed when any part has them
+ *   plan   room for the sums; entries are needed when any part has them, else it is a selection
+ *
+ * Returns VTC_ERR_UNSUPPORTED (different `reduce`), NULL, RANGE, DATA, ROOM, OVERLAP or OVERFLOW.
  */
 VTC_API VTC_NODISCARD vtc_status vtc_plan_concat(vtc_plan *plan, const vtc_plan *const *parts,
                                                  size_t n_parts, const vtc_exec *exec);
 
-/* Upper bound of the composed plan's size: second's outputs; entries by counting all products. */
+/* The composed plan's size: second's outputs, exact, and an upper bound of the entries (all
+ * products, at most n_in for an output); 0 entries when both are pure selections. */
 VTC_API VTC_NODISCARD vtc_status vtc_plan_compose_count(const vtc_plan *first,
                                                         const vtc_plan *second,
                                                         vtc_plan_count *count,
@@ -122,9 +128,13 @@ VTC_API VTC_NODISCARD vtc_status vtc_plan_compose_scratch(const vtc_plan *first,
  *
  * Always right for ids, positions, K/V, masses and pictures; right for tokens only where nothing
  * ran between the two steps. Masses are the second plan's: plan the second step with the first
- * one's masses as input. Scores are the first plan's (0 without). `plan` must not be one of the
- * two. Returns VTC_ERR_SHAPE (second.n_in is not first.n_out), UNSUPPORTED (different `reduce`),
- * ROOM, NULL, RANGE, OVERLAP, OVERFLOW or SCRATCH.
+ * one's masses as input. Scores are the first plan's (0 without). A row that reaches an output on
+ * several ways has the sum of their weights, under MAX the largest (exact for tokens >= 0). Two
+ * pure selections make a pure selection, and one goes with either `reduce`. An output without
+ * entries is a zero token; one that stood for a zero token of the first plan but has entries stands
+ * for the heaviest row among them. `plan` must not be one of the two. Scratch 8 bytes for each
+ * input row. O(n_in + products). Returns VTC_ERR_SHAPE (second.n_in is not first.n_out),
+ * UNSUPPORTED (different `reduce`), ROOM, NULL, RANGE, DATA, OVERLAP, OVERFLOW or SCRATCH.
  */
 VTC_API VTC_NODISCARD vtc_status vtc_plan_compose(vtc_plan *plan, const vtc_plan *first,
                                                   const vtc_plan *second, const vtc_exec *exec);
@@ -132,8 +142,9 @@ VTC_API VTC_NODISCARD vtc_status vtc_plan_compose(vtc_plan *plan, const vtc_plan
 /*
  * vtc_plan_validate() checks everything a plan promises: sizes within room, rows in range, begin
  * rising from 0, sources ascending inside an output, finite weights (> 0 under MAX), masses finite
- * and not negative, -1 rows empty, and fate as defined. Functions below check what would make them
- * unsafe; this one is for plans from files and from new methods. O(n_in + nnz).
+ * and not negative, keep -1 exactly where a row is empty, and fate as defined. Functions below
+ * check what would make them unsafe; this one is for plans from files and from new methods. O(n_in
+ * + nnz).
  */
 VTC_API VTC_NODISCARD vtc_status vtc_plan_validate(const vtc_plan *plan, const vtc_exec *exec);
 
@@ -208,16 +219,20 @@ typedef struct vtc_kv {
 /*
  * vtc_plan_gather_kv() copies the kept rows of many caches to new memory: dst[v] row j is src[v]
  * row keep[j]. Each src needs plan->n_in rows, each dst n_out. Pieces of src and dst agree; their
- * strides may differ. Merged outputs take the row of `keep`: cached keys are rotated and cannot be
- * averaged. An output with keep -1 has no row in a cache: VTC_ERR_RANGE.
- * Parallel over views and outer pieces. Reads and writes each kept byte once.
+ * strides may differ. All views of an array have the struct_size of the first. Views may lie
+ * between each other in memory, as K and V of one page do; that no two written ones share a byte
+ * and that slots are distinct is the caller's promise. src and dst must not even lie between each
+ * other. Merged outputs take the row of `keep`: cached keys are rotated and cannot be averaged. An
+ * output with keep -1 has no row in a cache: VTC_ERR_RANGE. Parallel over views and outer pieces.
+ * Reads and writes each kept byte once.
  */
 VTC_API VTC_NODISCARD vtc_status vtc_plan_gather_kv(const vtc_plan *plan, const vtc_kv *src,
                                                     const vtc_kv *dst, size_t n_views,
                                                     const vtc_exec *exec);
 
 /* The same in place: rows move down to 0 .. n_out - 1. `keep` must ascend strictly, else
- * VTC_ERR_RANGE. With row_slot, row j moves into slot row_slot[j]. */
+ * VTC_ERR_RANGE. Rows behind the last are left as they happen to be. With row_slot [n_in], row j
+ * moves into slot row_slot[j]. Parallel over views, outer and inner pieces. */
 VTC_API VTC_NODISCARD vtc_status vtc_plan_compact_kv(const vtc_plan *plan, const vtc_kv *views,
                                                      size_t n_views, const vtc_exec *exec);
 
@@ -241,7 +256,7 @@ typedef struct vtc_positions_params {
     vtc_visual_rule visual;
     vtc_text_rule text;
     int64_t base;          /* position of the first visual token                     (default 0)  */
-    size_t grid_h, grid_w; /* merged grid, for AFTER_GRID and AFTER_WIDTH; 0: none                */
+    size_t grid_h, grid_w; /* merged grid, for AFTER_GRID and AFTER_WIDTH; both 0: none           */
 } vtc_positions_params;
 
 /* clang-format off */
@@ -259,6 +274,7 @@ typedef struct vtc_positions_params {
  *
  * Merged outputs carry the id of `keep`. KEEP with a zero token (keep -1) is VTC_ERR_RANGE: it has
  * no row to take a position from. Cached keys are rotated already; these ids are for new rows.
+ * The largest position is that of all axes. VTC_ERR_OVERFLOW when an id does not fit the dtype.
  * No rule is right for all models: see the table of users in the README.
  */
 VTC_API VTC_NODISCARD vtc_status vtc_plan_positions(const vtc_positions_params *params,
@@ -267,6 +283,7 @@ VTC_API VTC_NODISCARD vtc_status vtc_plan_positions(const vtc_positions_params *
                                                     const vtc_exec *exec);
 
 /* bias[j] = log(mass[j]), to be added to every attention logit of key j (-inf for mass 0).
+ * VTC_ERR_DATA for a mass that is negative or not finite.
  *   bias  [n_out]  out   F32, F16 or BF16 */
 VTC_API VTC_NODISCARD vtc_status vtc_plan_log_mass(const vtc_plan *plan, vtc_tensor *bias,
                                                    const vtc_exec *exec);

@@ -11,8 +11,23 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* Element-wise functions. The first values are those of the public vtc_activation. */
+typedef enum vtci_activation {
+    VTCI_ACT_NONE = 0,
+    VTCI_ACT_GELU_ERF = 1,   /* x/2 (1 + erf(x / sqrt 2))                     */
+    VTCI_ACT_GELU_TANH = 2,  /* x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) */
+    VTCI_ACT_GELU_QUICK = 3, /* x sigmoid(1.702 x)                            */
+    VTCI_ACT_SILU = 4,       /* x sigmoid(x)                                  */
+    VTCI_ACT_HARD_SWISH = 5, /* x clamp(x + 3, 0, 6) / 6                      */
+    VTCI_ACT_RELU2 = 6,      /* max(x, 0)^2                                   */
+    VTCI_ACT_RELU,           /* max(x, 0)                                     */
+    VTCI_ACT_SIGMOID,        /* 1 / (1 + e^-x)                                */
+    VTCI_ACT_HARD_SIGMOID,   /* clamp(x + 3, 0, 6) / 6                        */
+    VTCI_N_ACTIVATIONS
+} vtci_activation;
+
 typedef struct vtci_kernels {
-    const char *name; /* "c", "avx2", "avx512" */
+    const char *name; /* "c", "avx2", "avx512", "neon" */
 
     /* sum of x[i] * y[i] */
     float (*dot)(const float *x, const float *y, size_t n);
@@ -20,12 +35,21 @@ typedef struct vtci_kernels {
     /* y[i] = a * x[i]; y may be x */
     void (*scale)(float *y, const float *x, float a, size_t n);
 
+    /* y[i] = x[i] + z[i] and y[i] = x[i] * z[i]; y may be x or z */
+    void (*add)(float *y, const float *x, const float *z, size_t n);
+    void (*multiply)(float *y, const float *x, const float *z, size_t n);
+
     /*
      * y[i] = sum over r < n_rows of w[r] * x[r][i], rows added in order, starting from 0 or, when
      * `accumulate`, from y[i]. One pass over the output however many rows there are.
      */
     void (*combine)(float *y, const float *const *x, const float *w, size_t n_rows, size_t n,
                     int accumulate);
+
+    /* y[i] = bias[i] + sum over r < n_rows of w[r][i] * x[r][i] (bias NULL: 0), in order: a
+     * depthwise convolution, where the rows are the neighbours of a token and w their taps. */
+    void (*combine_each)(float *y, const float *const *x, const float *const *w, const float *bias,
+                         size_t n_rows, size_t n);
 
     /* y[i] = max over r of w[r] * x[r][i] (w NULL: all 1, values unchanged); a NaN wins. When
      * `accumulate`, y[i] itself takes part. n_rows >= 1 unless accumulating. */
@@ -38,6 +62,18 @@ typedef struct vtci_kernels {
     /* p[i] = softmax of scale * x[i] + bias[i] over the row (bias NULL: none). p may be x. A row
      * that is -inf throughout gives NaN, as in PyTorch. n >= 1. */
     void (*softmax)(float *p, const float *x, const float *bias, float scale, size_t n);
+
+    /* y[i] = act(x[i] + bias[i]) (bias NULL: none). y may be x. NaN stays NaN; -inf gives NaN where
+     * the formula multiplies it by 0, as in PyTorch. */
+    void (*activate)(vtci_activation act, float *y, const float *x, const float *bias, size_t n);
+
+    /* y = (x - mean) / sqrt(var + eps) * w + b over the row, var biased, w NULL: 1, b NULL: 0. y
+     * may be x. A constant row gives exactly b when eps > 0. */
+    void (*layer_norm)(float *y, const float *x, const float *w, const float *b, float eps,
+                       size_t n);
+
+    /* y = x / sqrt(mean of x^2 + eps) * (offset + w). y may be x. */
+    void (*rms_norm)(float *y, const float *x, const float *w, float offset, float eps, size_t n);
 
     /* Conversions. Narrowing rounds to nearest, ties to even; NaN stays NaN, overflow gives Inf. */
     void (*f16_to_f32)(float *y, const uint16_t *x, size_t n);

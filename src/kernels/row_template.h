@@ -16,8 +16,11 @@
  *   vec fill(float a)                           all lanes a
  *   vec add(a, b), sub(a, b), mul(a, b)
  *   vec fma3(a, b, c)                           a * b + c, rounded once
+ *   vec divide(a, b), magnitude(v)
  *   vec larger(a, b)                            b > a ? b : a; either one when a lane is NaN
  *   vec larger_or_nan(a, b)                     b > a || isnan(b) ? b : a
+ *   vec at_least(v, bound), at_most(v, bound)   v, or bound where v is beyond it; NaN stays
+ *   vec by_sign(x, a, b)                        a where x has its sign bit, else b
  *   vec nearest(v)                              rounded to integers
  *   vec times_pow2(v, n)                        v * 2^n for integers n in [-126, 0]
  *   vec zero_below(v, x, bound)                 x < bound ? 0 : v
@@ -26,7 +29,7 @@
  *   vec load_f16(const uint16_t *p), void store_f16(uint16_t *p, vec v), the same for bf16
  *
  * It then defines the table vtci_kernels<SUFFIX>. Sums are formed in an order that depends on the
- * length alone.
+ * length alone. function_template.h, which has exp() and the norms, is the second half of it.
  */
 #include "kernels.h"
 
@@ -71,6 +74,26 @@ ATTRIBUTES static void KERNEL(scale)(float *y, const float *x, float a, size_t n
         store(y + i, mul(va, load(x + i)));
     if (i < n)
         store_some(y + i, n - i, mul(va, load_some(x + i, n - i, 0.0f)));
+}
+
+ATTRIBUTES static void KERNEL(add)(float *y, const float *x, const float *z, size_t n)
+{
+    size_t i = 0;
+
+    for (; n - i >= VL; i += VL)
+        store(y + i, add(load(x + i), load(z + i)));
+    if (i < n)
+        store_some(y + i, n - i, add(load_some(x + i, n - i, 0.0f), load_some(z + i, n - i, 0.0f)));
+}
+
+ATTRIBUTES static void KERNEL(multiply)(float *y, const float *x, const float *z, size_t n)
+{
+    size_t i = 0;
+
+    for (; n - i >= VL; i += VL)
+        store(y + i, mul(load(x + i), load(z + i)));
+    if (i < n)
+        store_some(y + i, n - i, mul(load_some(x + i, n - i, 0.0f), load_some(z + i, n - i, 0.0f)));
 }
 
 /*
@@ -123,6 +146,42 @@ ATTRIBUTES static void KERNEL(combine)(float *y, const float *const *x, const fl
 
         for (size_t r = 0; r < n_rows; r++)
             s = fma3(fill(w[r]), load_some(x[r] + i, m, 0.0f), s);
+        store_some(y + i, m, s);
+    }
+}
+
+/* The same with a weight for each element. */
+ATTRIBUTES static void KERNEL(combine_each)(float *y, const float *const *x, const float *const *w,
+                                            const float *bias, size_t n_rows, size_t n)
+{
+    const vec zero = fill(0.0f);
+    size_t i = 0;
+
+    for (; n - i >= BLOCK; i += BLOCK) {
+        vec s0 = bias == NULL ? zero : load(bias + i);
+        vec s1 = bias == NULL ? zero : load(bias + i + VL);
+        vec s2 = bias == NULL ? zero : load(bias + i + 2 * VL);
+        vec s3 = bias == NULL ? zero : load(bias + i + 3 * VL);
+
+        for (size_t r = 0; r < n_rows; r++) {
+            const float *row = x[r] + i, *tap = w[r] + i;
+
+            s0 = fma3(load(tap), load(row), s0);
+            s1 = fma3(load(tap + VL), load(row + VL), s1);
+            s2 = fma3(load(tap + 2 * VL), load(row + 2 * VL), s2);
+            s3 = fma3(load(tap + 3 * VL), load(row + 3 * VL), s3);
+        }
+        store(y + i, s0);
+        store(y + i + VL, s1);
+        store(y + i + 2 * VL, s2);
+        store(y + i + 3 * VL, s3);
+    }
+    for (; i < n; i += VL) {
+        const size_t m = LANES(n - i);
+        vec s = bias == NULL ? zero : load_some(bias + i, m, 0.0f);
+
+        for (size_t r = 0; r < n_rows; r++)
+            s = fma3(load_some(w[r] + i, m, 0.0f), load_some(x[r] + i, m, 0.0f), s);
         store_some(y + i, m, s);
     }
 }
@@ -205,79 +264,7 @@ ATTRIBUTES static size_t KERNEL(argmax)(const float *x, size_t n, float *top)
     return at;
 }
 
-/* ---- softmax --------------------------------------------------------------------------------- */
-
-/*
- * e^x for x <= 0, to 1.01 ULP; 0 below ln 2^-126, where results would be subnormal. NaN stays NaN.
- *
- * x = n ln 2 + r with |r| <= ln 2 / 2, where n ln 2 is taken off in two steps (the first is exact:
- * the constant has trailing zeros). e^r is 1 + r + r^2 P(r), P of degree 4 from a minimax fit of
- * the relative error on that interval: 2^-28.
- */
-ATTRIBUTES static inline vec KERNEL(exp_falling)(vec x)
-{
-    const vec n = nearest(mul(x, fill(0x1.715476p+0f)));
-    const vec r = fma3(n, fill(-0x1.7f7d1cp-20f), fma3(n, fill(-0x1.62e400p-1f), x));
-    vec p = fill(0x1.6a2434p-10f);
-
-    p = fma3(p, r, fill(0x1.1239e2p-7f));
-    p = fma3(p, r, fill(0x1.5558f2p-5f));
-    p = fma3(p, r, fill(0x1.555492p-3f));
-    p = fma3(p, r, fill(0x1.fffffcp-2f));
-    p = add(fma3(mul(r, r), p, r), fill(1.0f));
-    return zero_below(times_pow2(p, n), x, -0x1.5d589ep+6f);
-}
-
-/* p = scale * x + bias; returns the largest. */
-ATTRIBUTES static float KERNEL(softmax_logits)(float *p, const float *x, const float *bias,
-                                               float scale, size_t n)
-{
-    const vec a = fill(scale);
-    vec top = fill(-INFINITY);
-    size_t i = 0;
-
-    for (; n - i >= VL; i += VL) {
-        const vec v = load(x + i);
-        const vec logit = bias == NULL ? mul(a, v) : fma3(a, v, load(bias + i));
-
-        top = larger(top, logit);
-        store(p + i, logit);
-    }
-    if (i < n) {
-        const vec v = load_some(x + i, n - i, 0.0f);
-
-        store_some(p + i, n - i,
-                   bias == NULL ? mul(a, v) : fma3(a, v, load_some(bias + i, n - i, 0.0f)));
-        top = larger(top, load_some(p + i, n - i, -INFINITY));
-    }
-    return top_lane(top);
-}
-
-ATTRIBUTES static void KERNEL(softmax)(float *p, const float *x, const float *bias, float scale,
-                                       size_t n)
-{
-    const vec top = fill(KERNEL(softmax_logits)(p, x, bias, scale, n));
-    vec s0 = fill(0.0f), s1 = s0;
-    size_t i = 0;
-
-    for (; n - i >= 2 * VL; i += 2 * VL) {
-        const vec e0 = KERNEL(exp_falling)(sub(load(p + i), top));
-        const vec e1 = KERNEL(exp_falling)(sub(load(p + i + VL), top));
-
-        store(p + i, e0);
-        store(p + i + VL, e1);
-        s0 = add(s0, e0);
-        s1 = add(s1, e1);
-    }
-    for (; i < n; i += VL) {
-        const size_t m = LANES(n - i);
-        const vec e = KERNEL(exp_falling)(sub(load_some(p + i, m, -INFINITY), top));
-
-        store_some(p + i, m, e);
-        s0 = add(s0, e);
-    }
-    KERNEL(scale)(p, p, 1.0f / sum_lanes(add(s0, s1)), n);
-}
+#include "function_template.h"
 
 /* ---- conversions ----------------------------------------------------------------------------- */
 
@@ -339,10 +326,16 @@ const vtci_kernels JOIN(vtci_kernels, SUFFIX) = {
     .name = NAME,
     .dot = KERNEL(dot),
     .scale = KERNEL(scale),
+    .add = KERNEL(add),
+    .multiply = KERNEL(multiply),
     .combine = KERNEL(combine),
+    .combine_each = KERNEL(combine_each),
     .combine_max = KERNEL(combine_max),
     .argmax = KERNEL(argmax),
     .softmax = KERNEL(softmax),
+    .activate = KERNEL(activate),
+    .layer_norm = KERNEL(layer_norm),
+    .rms_norm = KERNEL(rms_norm),
     .f16_to_f32 = KERNEL(f16_to_f32),
     .f32_to_f16 = KERNEL(f32_to_f16),
     .bf16_to_f32 = KERNEL(bf16_to_f32),

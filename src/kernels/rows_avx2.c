@@ -66,6 +66,16 @@ ATTRIBUTES static inline vec fma3(vec a, vec b, vec c)
     return _mm256_fmadd_ps(a, b, c);
 }
 
+ATTRIBUTES static inline vec divide(vec a, vec b)
+{
+    return _mm256_div_ps(a, b);
+}
+
+ATTRIBUTES static inline vec magnitude(vec v)
+{
+    return _mm256_andnot_ps(fill(-0.0f), v);
+}
+
 /* MAXPS returns its second operand when the two are equal or one is NaN */
 ATTRIBUTES static inline vec larger(vec a, vec b)
 {
@@ -75,6 +85,21 @@ ATTRIBUTES static inline vec larger(vec a, vec b)
 ATTRIBUTES static inline vec larger_or_nan(vec a, vec b)
 {
     return _mm256_blendv_ps(_mm256_max_ps(b, a), b, _mm256_cmp_ps(b, b, _CMP_UNORD_Q));
+}
+
+ATTRIBUTES static inline vec at_least(vec v, float bound)
+{
+    return _mm256_max_ps(fill(bound), v);
+}
+
+ATTRIBUTES static inline vec at_most(vec v, float bound)
+{
+    return _mm256_min_ps(fill(bound), v);
+}
+
+ATTRIBUTES static inline vec by_sign(vec x, vec a, vec b)
+{
+    return _mm256_blendv_ps(b, a, x);
 }
 
 ATTRIBUTES static inline vec nearest(vec v)

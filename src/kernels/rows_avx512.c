@@ -62,6 +62,16 @@ ATTRIBUTES static inline vec fma3(vec a, vec b, vec c)
     return _mm512_fmadd_ps(a, b, c);
 }
 
+ATTRIBUTES static inline vec divide(vec a, vec b)
+{
+    return _mm512_div_ps(a, b);
+}
+
+ATTRIBUTES static inline vec magnitude(vec v)
+{
+    return _mm512_andnot_ps(fill(-0.0f), v);
+}
+
 /* MAXPS returns its second operand when the two are equal or one is NaN */
 ATTRIBUTES static inline vec larger(vec a, vec b)
 {
@@ -73,6 +83,21 @@ ATTRIBUTES static inline vec larger_or_nan(vec a, vec b)
     const __mmask16 is_nan = _mm512_cmp_ps_mask(b, b, _CMP_UNORD_Q);
 
     return _mm512_mask_mov_ps(_mm512_max_ps(b, a), is_nan, b);
+}
+
+ATTRIBUTES static inline vec at_least(vec v, float bound)
+{
+    return _mm512_max_ps(fill(bound), v);
+}
+
+ATTRIBUTES static inline vec at_most(vec v, float bound)
+{
+    return _mm512_min_ps(fill(bound), v);
+}
+
+ATTRIBUTES static inline vec by_sign(vec x, vec a, vec b)
+{
+    return _mm512_mask_mov_ps(b, _mm512_movepi32_mask(_mm512_castps_si512(x)), a);
 }
 
 ATTRIBUTES static inline vec nearest(vec v)

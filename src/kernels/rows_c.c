@@ -1,6 +1,7 @@
 /*
  * The row kernels in plain C: the reference that each vector form is tested against, and the table
- * of every CPU without one. Written to be read; long sums are formed in double.
+ * of every CPU without one. Written to be read; functions and long sums are formed in
+ * double.
  */
 #include "kernels.h"
 
@@ -22,6 +23,18 @@ static void scale_c(float *y, const float *x, float a, size_t n)
         y[i] = a * x[i];
 }
 
+static void add_c(float *y, const float *x, const float *z, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        y[i] = x[i] + z[i];
+}
+
+static void multiply_c(float *y, const float *x, const float *z, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        y[i] = x[i] * z[i];
+}
+
 static void combine_c(float *y, const float *const *x, const float *w, size_t n_rows, size_t n,
                       int accumulate)
 {
@@ -30,6 +43,18 @@ static void combine_c(float *y, const float *const *x, const float *w, size_t n_
 
         for (size_t r = 0; r < n_rows; r++)
             sum += w[r] * x[r][i];
+        y[i] = sum;
+    }
+}
+
+static void combine_each_c(float *y, const float *const *x, const float *const *w,
+                           const float *bias, size_t n_rows, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        float sum = bias == NULL ? 0.0f : bias[i];
+
+        for (size_t r = 0; r < n_rows; r++)
+            sum += w[r][i] * x[r][i];
         y[i] = sum;
     }
 }
@@ -80,6 +105,85 @@ static void softmax_c(float *p, const float *x, const float *bias, float scale, 
 
     for (size_t i = 0; i < n; i++)
         p[i] = (float)(p[i] / sum);
+}
+
+/* ---- activations ----------------------------------------------------------------------------- */
+
+static double sigmoid(double x)
+{
+    return 1.0 / (1.0 + exp(-x));
+}
+
+/* x held within [low, high]; NaN stays */
+static double clamp(double x, double low, double high)
+{
+    return x < low ? low : x > high ? high : x;
+}
+
+static double activation(vtci_activation act, double x)
+{
+    switch (act) {
+    case VTCI_ACT_GELU_ERF: /* 1 + erf(t) is erfc(-t), which does not cancel */
+        return 0.5 * x * erfc(x * -0.70710678118654752);
+    case VTCI_ACT_GELU_TANH: /* 1 + tanh(t) is 2 sigmoid(2 t); 1.59... is sqrt(8 / pi) */
+        return x * sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x));
+    case VTCI_ACT_GELU_QUICK:
+        return x * sigmoid(1.702 * x);
+    case VTCI_ACT_SILU:
+        return x * sigmoid(x);
+    case VTCI_ACT_HARD_SWISH:
+        return x * clamp(x + 3.0, 0.0, 6.0) / 6.0;
+    case VTCI_ACT_RELU2:
+        return clamp(x, 0.0, INFINITY) * clamp(x, 0.0, INFINITY);
+    case VTCI_ACT_RELU:
+        return clamp(x, 0.0, INFINITY);
+    case VTCI_ACT_SIGMOID:
+        return sigmoid(x);
+    case VTCI_ACT_HARD_SIGMOID:
+        return clamp(x + 3.0, 0.0, 6.0) / 6.0;
+    default:
+        return x;
+    }
+}
+
+static void activate_c(vtci_activation act, float *y, const float *x, const float *bias, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        y[i] = (float)activation(act, bias == NULL ? x[i] : x[i] + bias[i]);
+}
+
+/* ---- norms ----------------------------------------------------------------------------------- */
+
+static void layer_norm_c(float *y, const float *x, const float *w, const float *b, float eps,
+                         size_t n)
+{
+    double sum = 0.0, square = 0.0;
+
+    for (size_t i = 0; i < n; i++)
+        sum += x[i];
+    const double mean = sum / (double)n;
+
+    for (size_t i = 0; i < n; i++)
+        square += (x[i] - mean) * (x[i] - mean);
+    const double inverse = 1.0 / sqrt(square / (double)n + eps);
+
+    for (size_t i = 0; i < n; i++) {
+        const float unit = (float)((x[i] - mean) * inverse);
+
+        y[i] = unit * (w == NULL ? 1.0f : w[i]) + (b == NULL ? 0.0f : b[i]);
+    }
+}
+
+static void rms_norm_c(float *y, const float *x, const float *w, float offset, float eps, size_t n)
+{
+    double square = 0.0;
+
+    for (size_t i = 0; i < n; i++)
+        square += (double)x[i] * x[i];
+    const float inverse = (float)(1.0 / sqrt(square / (double)n + eps));
+
+    for (size_t i = 0; i < n; i++)
+        y[i] = x[i] * inverse * (offset + w[i]);
 }
 
 /* ---- conversions ----------------------------------------------------------------------------- */
@@ -165,10 +269,16 @@ const vtci_kernels vtci_kernels_c = {
     .name = "c",
     .dot = dot_c,
     .scale = scale_c,
+    .add = add_c,
+    .multiply = multiply_c,
     .combine = combine_c,
+    .combine_each = combine_each_c,
     .combine_max = combine_max_c,
     .argmax = argmax_c,
     .softmax = softmax_c,
+    .activate = activate_c,
+    .layer_norm = layer_norm_c,
+    .rms_norm = rms_norm_c,
     .f16_to_f32 = f16_to_f32_c,
     .f32_to_f16 = f32_to_f16_c,
     .bf16_to_f32 = bf16_to_f32_c,

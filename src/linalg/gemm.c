@@ -1,7 +1,6 @@
 /* Matrix products: one sgemm call per tile, tiles spread over the workers. */
 #include "gemm.h"
 
-#include "../kernels/kernels.h"
 #include "rows.h"
 
 #include <cblas.h>
@@ -118,8 +117,13 @@ static size_t leading_dim(const vtci_rows *rows)
 
 /* Floats of the parts of a worker's slice. */
 struct parts {
-    size_t a, b, c;
+    size_t a, b, c, residual;
 };
+
+static bool is_present(const vtci_rows *rows)
+{
+    return rows->dtype != (vtc_dtype)0;
+}
 
 static size_t part_floats(const vtci_rows *rows, size_t n_rows, size_t n_cols)
 {
@@ -133,8 +137,9 @@ static size_t part_floats(const vtci_rows *rows, size_t n_rows, size_t n_cols)
 static struct parts slice_parts(const vtci_gemm *g)
 {
     const size_t m = tile_rows(g), n = tile_cols(g), k = g->a.n_cols;
+    const bool wide_residual = is_present(&g->residual) && g->residual.dtype != VTC_F32;
     const struct parts parts = { part_floats(&g->a, m, k), part_floats(&g->b, n, k),
-                                 part_floats(&g->c, m, n) };
+                                 part_floats(&g->c, m, n), wide_residual ? n : 0 };
 
     return parts;
 }
@@ -142,8 +147,11 @@ static struct parts slice_parts(const vtci_gemm *g)
 void vtci_gemm_lay_out(vtci_arena *arena, const vtci_call *call, vtci_gemm *g)
 {
     const struct parts parts = slice_parts(g);
-    const size_t floats = vtci_add(parts.a, vtci_add(parts.b, parts.c));
+    const size_t floats = vtci_add(vtci_add(parts.a, parts.b), vtci_add(parts.c, parts.residual));
 
+    g->wide_bias = NULL;
+    if (is_present(&g->bias) && g->bias.dtype != VTC_F32)
+        g->wide_bias = vtci_take(arena, g->c.n_cols, sizeof(float));
     g->slices = vtci_take_slices(arena, call, vtci_mul(floats, sizeof(float)), &g->slice_stride);
 }
 
@@ -200,10 +208,26 @@ static const float *load_block(const vtci_rows *rows, const struct block *at, fl
     return tmp;
 }
 
-static void store_block(const vtci_rows *rows, const struct block *at, const float *from)
+/* Bias, activation, residual and narrowing, a row at a time: `from` is a tile that sgemm has just
+ * written. */
+static void finish_tile(const vtci_gemm *g, const struct block *at, float *from, size_t ld,
+                        float *tmp)
 {
-    for (size_t r = 0; r < at->n_rows; r++)
-        vtci_store_row(block_row(rows, at, r), rows->dtype, at->n_cols, from + r * at->n_cols);
+    const vtci_kernels *k = vtci_kernels_get();
+    const float *bias = g->bias_row == NULL ? NULL : g->bias_row + at->col;
+
+    for (size_t r = 0; r < at->n_rows; r++) {
+        float *row = from + r * ld;
+
+        if (bias != NULL || g->act != VTCI_ACT_NONE)
+            k->activate(g->act, row, row, bias, at->n_cols);
+        if (is_present(&g->residual))
+            k->add(row, row,
+                   vtci_load_row(block_row(&g->residual, at, r), g->residual.dtype, at->n_cols,
+                                 tmp),
+                   at->n_cols);
+        vtci_store_row(block_row(&g->c, at, r), g->c.dtype, at->n_cols, row);
+    }
 }
 
 static void run_tile(void *job, size_t index, size_t worker)
@@ -215,17 +239,18 @@ static void run_tile(void *job, size_t index, size_t worker)
     const struct block a = { c.batch, c.row, c.n_rows, 0, k };
     const struct block b = { c.batch, g->trans_b ? c.col : 0, g->trans_b ? c.n_cols : k,
                              g->trans_b ? 0 : c.col, g->trans_b ? k : c.n_cols };
-    size_t lda, ldb, ldc = leading_dim(&g->c);
+    const bool in_place = leading_dim(&g->c) != 0;
+    const size_t ldc = in_place ? leading_dim(&g->c) : c.n_cols;
+    size_t lda, ldb;
     const float *a_data = load_block(&g->a, &a, slice_at(g, worker, 0), &lda);
     const float *b_data = load_block(&g->b, &b, slice_at(g, worker, parts.a), &ldb);
     float *out = slice_at(g, worker, parts.a + parts.b);
+    float *tmp = slice_at(g, worker, parts.a + parts.b + parts.c);
 
-    if (ldc != 0)
+    if (in_place)
         out = (float *)(void *)block_row(&g->c, &c, 0);
-    vtci_sgemm(g->call, g->trans_b, c.n_rows, c.n_cols, k, a_data, lda, b_data, ldb, out,
-               ldc != 0 ? ldc : c.n_cols);
-    if (ldc == 0)
-        store_block(&g->c, &c, out);
+    vtci_sgemm(g->call, g->trans_b, c.n_rows, c.n_cols, k, a_data, lda, b_data, ldb, out, ldc);
+    finish_tile(g, &c, out, ldc, tmp);
 }
 
 void vtci_gemm_run(const vtci_call *call, vtci_gemm *g)
@@ -234,5 +259,8 @@ void vtci_gemm_run(const vtci_call *call, vtci_gemm *g)
     const size_t n_down = g->c.n_rows == 0 ? 0 : vtci_ceil_div(g->c.n_rows, tile_rows(g));
 
     g->call = call;
+    g->bias_row = NULL;
+    if (is_present(&g->bias))
+        g->bias_row = vtci_load_row(g->bias.data, g->bias.dtype, g->c.n_cols, g->wide_bias);
     vtci_parallel(call, vtci_mul(g->c.n_batch, n_down * n_across), run_tile, g);
 }

@@ -8,6 +8,7 @@
 #define VTCI_GEMM_H
 
 #include "../base/tensor.h"
+#include "../kernels/kernels.h"
 
 /* C [m, n] = A [m, k] B, B [k, n] or, when trans_b, [n, k]; dense F32 rows at the given strides.
  * One call of the caller's sgemm or of cblas_sgemm; a single row goes through the row kernels,
@@ -18,15 +19,26 @@ void vtci_sgemm(const vtci_call *call, bool trans_b, size_t m, size_t n, size_t 
 /* VTC_ERR_OVERFLOW unless the extents fit the BLAS integer. */
 VTC_NODISCARD vtc_status vtci_check_gemm(const vtci_call *call, size_t m, size_t n, size_t k);
 
-/* A whole product C = A B (or A B^T) over row views of any float dtypes, parallel over tiles. There
- * is one product per batch of C; A and B have as many batches, or a single one that serves all. */
+/*
+ * A whole product C = act(A B + bias) + residual (or A B^T) over row views of any float dtypes,
+ * parallel over tiles. There is one product per batch of C; A, B and the residual have as many
+ * batches, or a single one that serves all. Bias and residual are absent when all their fields are
+ * 0. What follows the product is done on each tile while it is in cache.
+ */
 typedef struct vtci_gemm {
     vtci_rows a; /* [M, K]           */
     vtci_rows b; /* [K, N] or [N, K] */
     vtci_rows c; /* [M, N]           */
     bool trans_b;
-    char *slices; /* worker scratch, set by vtci_gemm_lay_out() */
+    vtci_rows bias; /* [1, N] added to every row    */
+    vtci_activation act;
+    vtci_rows residual; /* [M, N] must not overlap C    */
+
+    /* set by vtci_gemm_lay_out() and vtci_gemm_run() */
+    char *slices; /* worker scratch */
     size_t slice_stride;
+    float *wide_bias;
+    const float *bias_row; /* [N] */
     const vtci_call *call;
 } vtci_gemm;
 

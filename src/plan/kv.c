@@ -69,7 +69,7 @@ static vtc_status check_memory(const vtci_call *call, const char *what, const vt
                  "the size of %s[%zu] overflows", what, v);
     VTCI_REQUIRE(call, span_of(kv) == 0 || kv->data != NULL, VTC_ERR_NULL, "%s[%zu] has no data",
                  what, v);
-    VTCI_REQUIRE(call, pieces_are_apart(kv), VTC_ERR_SHAPE,
+    VTCI_REQUIRE(call, span_of(kv) == 0 || pieces_are_apart(kv), VTC_ERR_SHAPE,
                  "%s[%zu] has strides %zu, %zu and %zu that make pieces of %zu bytes overlap", what,
                  v, kv->outer_stride, kv->inner_stride, kv->row_stride, kv->piece);
     return VTC_OK;

@@ -40,8 +40,8 @@ static bool is_base_only(const vtc_anyres_params *p)
 /*
  * int(v), or int(round(v, 7)) as Python has it, for v >= 0. Python rounds the exact decimal value,
  * so the result is the next integer where that is nearer than half of 10^-7 and the integer below
- * everywhere else. The distance is exact in double (from v = 1/2 on, by Sterbenz's lemma), and
- * never equal to the bound, which no sum of few powers of two is.
+ * everywhere else. The distance is exact in double from v = 1/2 on (Sterbenz's lemma), and never
+ * equal to the bound, which has bits far below the last place of any such distance.
  */
 static double whole(double v, vtc_anyres_rounding rounding)
 {

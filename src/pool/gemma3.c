@@ -113,7 +113,7 @@ static vtc_status open_job(const vtci_call *call, const vtc_gemma3_params *param
     job->y = vtci_rows_of(y);
     VTCI_TRY(check_weights(call, weights, y, job->x.n_cols, job->y.n_cols));
     job->norm = vtci_rows_of(&weights->mm_soft_emb_norm);
-    job->gemm.b = vtci_rows_of(&weights->mm_input_projection_weight);
+    job->gemm = (vtci_gemm){ .b = vtci_rows_of(&weights->mm_input_projection_weight) };
     return vtci_check_gemm(call, tokens * tokens, job->y.n_cols, job->x.n_cols);
 }
 
@@ -134,7 +134,6 @@ static void lay_out(vtci_arena *arena, const vtci_call *call, struct job *job)
     job->gemm.a = z;
     job->gemm.c = job->y;
     job->gemm.c.n_batch = 1;
-    job->gemm.trans_b = false;
     vtci_gemm_lay_out(arena, call, &job->gemm);
 }
 

@@ -12,6 +12,7 @@
 #include "../kernels/kernels.h"
 #include "../linalg/gemm.h"
 #include "../linalg/rows.h"
+#include "../linalg/transpose.h"
 #include "../plan/plan.h"
 
 #include <math.h>
@@ -103,13 +104,10 @@ static void pack_block(void *job, size_t index, size_t worker)
     const size_t h = index / n_blocks, begin = index % n_blocks * BLOCK;
     const size_t n = vtci_min(BLOCK, n_keys - begin);
     float *block = (float *)(void *)(a->slices + worker * a->slice_stride);
-    float *keys = a->keys + h * d * n_keys + begin;
 
     load_block(&a->v, h, begin, begin + n, a->values + (h * n_keys + begin) * d);
     load_block(&a->k, h, begin, begin + n, block);
-    for (size_t c = 0; c < d; c++)
-        for (size_t r = 0; r < n; r++)
-            keys[c * n_keys + r] = block[r * d + c];
+    vtci_transpose(a->keys + h * d * n_keys + begin, n_keys, block, d, n, d);
 }
 
 static void attend_block(void *job, size_t index, size_t worker)

@@ -9,8 +9,8 @@
  *
  * The A x B cosines are T^2/4 numbers of which only a maximum and its place per row are needed:
  * they are computed in tiles of rows, one sgemm each, and reduced while the tile is in the
- * second-level cache. Two ranks of each even token and the renumbering follow, O(T log T). Nearly
- * all the time is the product's.
+ * second-level cache. Ranking the even tokens and renumbering follow, O(T log T). Three quarters of
+ * the time and more are the product's.
  *
  * The authors leave ties open; here the lower row wins. Their clip of r would let three tokens with
  * a distillation token and no class token merge into the distillation token; here nothing merges.
@@ -27,10 +27,10 @@
 #include <string.h>
 
 enum {
-    BLOCK = 16, /* tokens of either parity scaled by one task; floats of a cache line */
-    TILE_FLOATS = 128 << 10, /* 512 KiB of cosines leave room for the operands in 1 MiB of cache */
-    MIN_TILE_ROWS = 32, /* below, packing the odd rows for each tile costs too much           */
-    MAX_TILE_ROWS = 128 /* above, too few tiles are left for the workers                      */
+    BLOCK = 16,              /* tokens of either parity scaled by one task                       */
+    TILE_FLOATS = 256 << 10, /* 1 MiB of cosines: the second-level cache of a core               */
+    TILE_MACS = 6 << 20,     /* 0.1 ms: below, what each call of sgemm costs at its start shows  */
+    TILE_ROWS = 160          /* below, sgemm spends too long packing the odd rows for each tile  */
 };
 
 static size_t n_even(const vtci_tome *t)
@@ -43,12 +43,8 @@ static size_t n_odd(const vtci_tome *t)
     return t->n_tokens / 2;
 }
 
-/* Columns of a product: whole blocks, zeros behind the last row. sgemm treats the columns left over
- * from its own blocks with other instructions, in which equal rows need not tie. */
-static size_t odd_stride(const vtci_tome *t)
-{
-    return vtci_ceil_div(n_odd(t), BLOCK) * BLOCK;
-}
+/* Far above what rounding does to the cosine of any two rows, far below what matters. */
+static const float SGEMM_ERROR = 1e-5f;
 
 /* ---- checks and scratch ---------------------------------------------------------------------- */
 
@@ -79,21 +75,18 @@ vtc_status vtci_tome_open(const vtci_call *call, vtc_tome_params *params,
 /* Height of a tile of cosines, from the shape alone. */
 static size_t tile_rows(const vtci_tome *t)
 {
-    const size_t fit = TILE_FLOATS / vtci_max(1, odd_stride(t));
-    const size_t most = vtci_min(MAX_TILE_ROWS, vtci_max(MIN_TILE_ROWS, fit));
+    const size_t n = vtci_max(1, n_odd(t)), d = vtci_max(1, t->metric.n_cols);
+    const size_t enough = vtci_max(TILE_ROWS, TILE_MACS / n / d);
+    const size_t most = vtci_max(1, vtci_min(enough, TILE_FLOATS / n));
 
     return vtci_ceil_div(n_even(t), vtci_max(1, vtci_ceil_div(n_even(t), most)));
 }
 
-/* A worker holds a block of odd unit rows, or a tile of cosines. Later rounds have shorter rows, so
- * their tiles may be higher: the bound is for any number of tokens up to n_in. */
-static size_t slice_floats(const vtci_tome *t)
+/* Floats of a worker's tile. Later rounds have shorter rows, so their tiles may be higher: the
+ * bound is for any number of tokens up to n_in. */
+static size_t tile_floats(const vtci_tome *t)
 {
-    const size_t block = vtci_mul(BLOCK, t->metric.n_cols);
-    const size_t lowest = vtci_mul(MIN_TILE_ROWS, odd_stride(t));
-    const size_t all = vtci_mul(n_even(t), odd_stride(t));
-
-    return vtci_max(block, vtci_min(all, vtci_max(lowest, TILE_FLOATS)));
+    return vtci_min(vtci_mul(n_even(t), n_odd(t)), vtci_max(n_odd(t), TILE_FLOATS));
 }
 
 static size_t n_blocks(const vtci_tome *t)
@@ -106,7 +99,7 @@ void vtci_tome_lay_out(vtci_arena *arena, vtci_tome *t)
     const size_t n = t->n_in, d = t->metric.n_cols;
 
     t->even = vtci_take(arena, vtci_mul(n_even(t), d), sizeof(*t->even));
-    t->odd = vtci_take(arena, vtci_mul(odd_stride(t), d), sizeof(*t->odd));
+    t->odd = vtci_take(arena, vtci_mul(n_odd(t), d), sizeof(*t->odd));
     t->best = vtci_take(arena, n_even(t), sizeof(*t->best));
     t->partner = vtci_take(arena, n_even(t), sizeof(*t->partner));
     t->order = vtci_take(arena, n_even(t), sizeof(*t->order));
@@ -115,8 +108,8 @@ void vtci_tome_lay_out(vtci_arena *arena, vtci_tome *t)
     t->moved = vtci_take(arena, n, sizeof(*t->moved));
     t->owner = vtci_take(arena, n, sizeof(*t->owner));
     t->number = vtci_take(arena, n, sizeof(*t->number));
-    t->slices = vtci_take_slices(arena, t->call, vtci_mul(slice_floats(t), sizeof(float)),
-                                 &t->slice_stride);
+    t->slices =
+        vtci_take_slices(arena, t->call, vtci_mul(tile_floats(t), sizeof(float)), &t->slice_stride);
 }
 
 void vtci_tome_start(vtci_tome *t)
@@ -139,33 +132,21 @@ static bool unit_row(const vtci_tome *t, size_t token, float *y)
     return false;
 }
 
-/* to[c * stride + r] = from[r * n_cols + c] for a whole block: cache lines of 16 rows. */
-static void transpose_block(float *to, size_t stride, const float *from, size_t n_cols)
-{
-    for (size_t c = 0; c < n_cols; c++)
-        for (size_t r = 0; r < BLOCK; r++)
-            to[c * stride + r] = from[r * n_cols + c];
-}
-
 static void unit_block(void *job, size_t index, size_t worker)
 {
     const vtci_tome *t = job;
     const size_t d = t->metric.n_cols, begin = index * BLOCK;
     const size_t even_end = vtci_min(begin + BLOCK, n_even(t));
     const size_t odd_end = vtci_min(begin + BLOCK, n_odd(t));
-    float *block = (float *)(void *)(t->slices + worker * t->slice_stride);
     size_t bad = t->n_tokens;
 
+    (void)worker;
     for (size_t a = begin; a < even_end; a++)
         if (!unit_row(t, 2 * a, t->even + a * d))
             bad = vtci_min(bad, 2 * a);
     for (size_t b = begin; b < odd_end; b++)
-        if (!unit_row(t, 2 * b + 1, block + (b - begin) * d))
+        if (!unit_row(t, 2 * b + 1, t->odd + b * d))
             bad = vtci_min(bad, 2 * b + 1);
-    if (begin < odd_end) {
-        memset(block + (odd_end - begin) * d, 0, (begin + BLOCK - odd_end) * d * sizeof(*block));
-        transpose_block(t->odd + begin, odd_stride(t), block, d);
-    }
     t->bad[index] = bad;
 }
 
@@ -188,18 +169,48 @@ vtc_status vtci_tome_check_rows(const vtci_tome *t, size_t first_bad)
 
 /* ---- matching -------------------------------------------------------------------------------- */
 
+/*
+ * The nearest odd token of even token a, and how near it is. sgemm computes the elements of a tile
+ * with different instructions, so that equal rows may differ in the last bits: where several are
+ * within its error of the largest, dot products decide, which are equal for equal rows.
+ */
+static size_t nearest_odd(const vtci_tome *t, size_t a, float *cosine, float *best)
+{
+    const vtci_kernels *k = vtci_kernels_get();
+    const size_t d = t->metric.n_cols, n = n_odd(t);
+    const float *even = t->even + a * d;
+    float top, second;
+    size_t nearest = k->argmax(cosine, n, &top);
+
+    *best = k->dot(even, t->odd + nearest * d, d);
+    cosine[nearest] = -INFINITY;
+    k->argmax(cosine, n, &second);
+    if (second < top - SGEMM_ERROR)
+        return nearest;
+    for (size_t b = 0; b < n; b++) {
+        const float exact =
+            cosine[b] < top - SGEMM_ERROR ? -INFINITY : k->dot(even, t->odd + b * d, d);
+
+        if (exact > *best || (exact == *best && b < nearest)) {
+            *best = exact;
+            nearest = b;
+        }
+    }
+    return nearest;
+}
+
 static void match_tile(void *job, size_t index, size_t worker)
 {
     const vtci_tome *t = job;
-    const size_t d = t->metric.n_cols, n = odd_stride(t), rows = tile_rows(t);
+    const size_t d = t->metric.n_cols, n = n_odd(t), rows = tile_rows(t);
     const size_t begin = index * rows, end = vtci_min(begin + rows, n_even(t));
     float *cosine = (float *)(void *)(t->slices + worker * t->slice_stride);
 
-    vtci_sgemm(t->call, false, end - begin, n, d, t->even + begin * d, d, t->odd, n, cosine, n);
+    vtci_sgemm(t->call, true, end - begin, n, d, t->even + begin * d, d, t->odd, d, cosine, n);
     for (size_t a = begin; a < end; a++, cosine += n) {
         if (t->distill_token)
             cosine[0] = -INFINITY;
-        t->partner[a] = (int32_t)vtci_kernels_get()->argmax(cosine, n_odd(t), &t->best[a]);
+        t->partner[a] = (int32_t)nearest_odd(t, a, cosine, &t->best[a]);
     }
 }
 

@@ -26,9 +26,8 @@ typedef struct vtci_tome {
     int32_t *order;   /* [A] even tokens, 2a as a: first those to merge */
 
     /* inside a round */
-    float *even;             /* [A, D] unit rows                                             */
-    float *odd;              /* [D, B] unit rows as columns: sgemm packs those best          */
-    size_t *bad;             /* first token of each block whose metric has no direction, or T */
+    float *even, *odd;       /* [A, D], [B, D] unit rows                                        */
+    size_t *bad;             /* first token of each block whose metric has no direction, or T   */
     int32_t *number, *moved; /* [N] new number of each token; keep, renumbered               */
     char *slices;
     size_t slice_stride;

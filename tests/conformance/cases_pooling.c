@@ -7,7 +7,7 @@ static size_t n_channels(const vtc_tensor *x)
     return x->rank == 0 ? 0 : x->dim[x->rank - 1];
 }
 
-/* [N, C] from [F, N, C] or [F', N', C]: the rank of the input is that of the output. */
+/* An output of `n` tokens for each image of `x`, of the same rank: [F, n, c] or [n, c]. */
 static vtc_tensor output_like(run *r, const char *name, const vtc_tensor *x, size_t n, size_t c)
 {
     const size_t dim[] = { x->dim[0], n, c };

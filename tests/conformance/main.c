@@ -34,7 +34,7 @@ static bool execute(const method *m, run *r)
 {
     const vtc_status status = m->run(r);
 
-    if (status != VTC_OK)
+    if (status != VTC_OK) /* the library's own message came first, and stays */
         case_fault(r->c, "%s without a message", vtc_status_string(status));
     return r->c->fault[0] == '\0';
 }

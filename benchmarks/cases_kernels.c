@@ -1,0 +1,168 @@
+/* Row kernels, by themselves, on blocks of rows that the workers share out. */
+#include "bench.h"
+
+#include "../src/kernels/kernels.h"
+
+struct rows {
+    const vtci_kernels *k;
+    vtc_tensor x, y;
+    float *sums; /* [n_rows] */
+};
+
+static size_t n_rows(const struct rows *r)
+{
+    return r->x.dim[0];
+}
+
+static size_t n_cols(const struct rows *r)
+{
+    return r->x.dim[1];
+}
+
+static float *f32_row(const vtc_tensor *t, size_t row)
+{
+    return (float *)t->data + row * t->stride[0];
+}
+
+static uint16_t *row_16(const vtc_tensor *t, size_t row)
+{
+    return (uint16_t *)t->data + row * t->stride[0];
+}
+
+static struct rows *open_rows(bench_set *set, size_t rows, size_t cols, vtc_dtype from,
+                              vtc_dtype to)
+{
+    struct rows *r = bench_zeros(set, sizeof(*r));
+
+    r->k = vtci_kernels_get();
+    r->x = bench_random_2d(set, from, rows, cols);
+    r->y = bench_random_2d(set, to, rows, cols);
+    r->sums = bench_zeros(set, rows * sizeof(*r->sums));
+    bench_limit_traffic(set, rows * cols * (vtc_dtype_size(from) + vtc_dtype_size(to)));
+    return r;
+}
+
+/* Tasks of several rows: one row is too little to hand out. */
+enum { ROWS_PER_TASK = 16 };
+
+static void run_rows(bench_set *set, void (*task)(void *job, size_t index, size_t worker))
+{
+    struct rows *r = set->state;
+
+    bench_parallel(set, (n_rows(r) + ROWS_PER_TASK - 1) / ROWS_PER_TASK, task, r);
+}
+
+static size_t end_of_task(const struct rows *r, size_t index)
+{
+    const size_t end = (index + 1) * ROWS_PER_TASK;
+
+    return end < n_rows(r) ? end : n_rows(r);
+}
+
+/* ---- dot ------------------------------------------------------------------------------------- */
+
+/* Norms of 576 token rows: one read of each. */
+static void set_up_dot(bench_set *set, const void *argument)
+{
+    struct rows *r = set->state = bench_zeros(set, sizeof(*r));
+
+    (void)argument;
+    r->k = vtci_kernels_get();
+    r->x = bench_random_2d(set, VTC_F32, 576, 4096);
+    r->sums = bench_zeros(set, 576 * sizeof(*r->sums));
+    bench_limit_traffic(set, 576 * 4096 * sizeof(float));
+}
+
+static void dot_task(void *job, size_t index, size_t worker)
+{
+    const struct rows *r = job;
+
+    (void)worker;
+    for (size_t i = index * ROWS_PER_TASK; i < end_of_task(r, index); i++)
+        r->sums[i] = r->k->dot(f32_row(&r->x, i), f32_row(&r->x, i), n_cols(r));
+}
+
+static void run_dot(bench_set *set)
+{
+    run_rows(set, dot_task);
+}
+
+/* ---- softmax --------------------------------------------------------------------------------- */
+
+static void set_up_softmax(bench_set *set, const void *argument)
+{
+    (void)argument;
+    set->state = open_rows(set, 16 * 577, 577, VTC_F32, VTC_F32);
+}
+
+static void softmax_task(void *job, size_t index, size_t worker)
+{
+    const struct rows *r = job;
+
+    (void)worker;
+    for (size_t i = index * ROWS_PER_TASK; i < end_of_task(r, index); i++)
+        r->k->softmax(f32_row(&r->y, i), f32_row(&r->x, i), NULL, 0.125f, n_cols(r));
+}
+
+static void run_softmax(bench_set *set)
+{
+    run_rows(set, softmax_task);
+}
+
+/* ---- conversions ----------------------------------------------------------------------------- */
+
+static void set_up_widen(bench_set *set, const void *argument)
+{
+    set->state = open_rows(set, 576, 4096, *(const vtc_dtype *)argument, VTC_F32);
+}
+
+static void set_up_narrow(bench_set *set, const void *argument)
+{
+    set->state = open_rows(set, 576, 4096, VTC_F32, *(const vtc_dtype *)argument);
+}
+
+static void widen_task(void *job, size_t index, size_t worker)
+{
+    const struct rows *r = job;
+
+    (void)worker;
+    for (size_t i = index * ROWS_PER_TASK; i < end_of_task(r, index); i++)
+        (r->x.dtype == VTC_F16 ? r->k->f16_to_f32 : r->k->bf16_to_f32)(f32_row(&r->y, i),
+                                                                       row_16(&r->x, i), n_cols(r));
+}
+
+static void narrow_task(void *job, size_t index, size_t worker)
+{
+    const struct rows *r = job;
+
+    (void)worker;
+    for (size_t i = index * ROWS_PER_TASK; i < end_of_task(r, index); i++)
+        (r->y.dtype == VTC_F16 ? r->k->f32_to_f16
+                               : r->k->f32_to_bf16)(row_16(&r->y, i), f32_row(&r->x, i), n_cols(r));
+}
+
+static void run_widen(bench_set *set)
+{
+    run_rows(set, widen_task);
+}
+
+static void run_narrow(bench_set *set)
+{
+    run_rows(set, narrow_task);
+}
+
+/* ---- table ----------------------------------------------------------------------------------- */
+
+static const vtc_dtype f16 = VTC_F16, bf16 = VTC_BF16;
+
+enum { COLD = true };
+
+const bench_case bench_kernel_cases[] = {
+    { "kernels/dot_576x4096", set_up_dot, run_dot, NULL, COLD, 0.0 },
+    { "kernels/softmax_16x577x577", set_up_softmax, run_softmax, NULL, COLD, 0.0 },
+    { "kernels/f16_to_f32_576x4096", set_up_widen, run_widen, &f16, COLD, 0.0 },
+    { "kernels/f32_to_f16_576x4096", set_up_narrow, run_narrow, &f16, COLD, 0.0 },
+    { "kernels/bf16_to_f32_576x4096", set_up_widen, run_widen, &bf16, COLD, 0.0 },
+    { "kernels/f32_to_bf16_576x4096", set_up_narrow, run_narrow, &bf16, COLD, 0.0 },
+    { NULL, NULL, NULL, NULL, false, 0.0 },
+};

@@ -1,0 +1,136 @@
+/*
+ * Workers that spin for a while before they sleep: starting a thread, or waking one, costs as much
+ * as the smallest cases take.
+ */
+#include "workers.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdlib.h>
+
+/* A few hundred microseconds: longer than what methods do between their loops in one thread, so that
+ * waking up, which is slow on virtual machines, stays out of the timings. */
+enum { SPINS = 300000 };
+
+typedef struct member {
+    bench_workers *workers;
+    size_t number;
+    pthread_t thread;
+} member;
+
+struct bench_workers {
+    size_t n;
+    member member[BENCH_MAX_WORKERS]; /* 0 is the calling thread */
+
+    /* the current loop; written before `round` grows, read after */
+    void (*task)(void *job, size_t index, size_t worker);
+    void *job;
+    size_t n_tasks;
+    bool stop;
+
+    atomic_size_t next;  /* task            */
+    atomic_size_t busy;  /* threads at work */
+    atomic_size_t round; /* loops so far    */
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+};
+
+static void run_tasks(bench_workers *w, size_t worker)
+{
+    size_t index;
+
+    while ((index = atomic_fetch_add(&w->next, 1)) < w->n_tasks)
+        w->task(w->job, index, worker);
+}
+
+static void wait_for_round(bench_workers *w, size_t seen)
+{
+    for (size_t i = 0; i < SPINS; i++)
+        if (atomic_load(&w->round) != seen)
+            return;
+    pthread_mutex_lock(&w->lock);
+    while (atomic_load(&w->round) == seen)
+        pthread_cond_wait(&w->wake, &w->lock);
+    pthread_mutex_unlock(&w->lock);
+}
+
+static void *serve(void *arg)
+{
+    const member *m = arg;
+    bench_workers *w = m->workers;
+
+    for (size_t round = 0;; round++) {
+        wait_for_round(w, round);
+        if (w->stop)
+            return NULL;
+        run_tasks(w, m->number);
+        atomic_fetch_sub(&w->busy, 1);
+    }
+}
+
+static void begin_round(bench_workers *w)
+{
+    atomic_store(&w->next, 0);
+    atomic_store(&w->busy, w->n - 1);
+    /* under the lock, or a thread about to sleep would miss it */
+    pthread_mutex_lock(&w->lock);
+    atomic_fetch_add(&w->round, 1);
+    pthread_cond_broadcast(&w->wake);
+    pthread_mutex_unlock(&w->lock);
+}
+
+static void parallel_for(void *pool, size_t n_tasks,
+                         void (*task)(void *job, size_t index, size_t worker), void *job)
+{
+    bench_workers *w = pool;
+
+    w->task = task;
+    w->job = job;
+    w->n_tasks = n_tasks;
+    begin_round(w);
+    run_tasks(w, 0);
+    for (size_t i = 0; atomic_load(&w->busy) != 0; i++)
+        if (i >= SPINS)
+            sched_yield();
+}
+
+bench_workers *bench_workers_start(size_t n)
+{
+    bench_workers *w = calloc(1, sizeof(*w));
+
+    if (w == NULL)
+        return NULL;
+    pthread_mutex_init(&w->lock, NULL);
+    pthread_cond_init(&w->wake, NULL);
+    for (w->n = 1; w->n < n; w->n++) {
+        member *m = &w->member[w->n];
+
+        m->workers = w;
+        m->number = w->n;
+        if (pthread_create(&m->thread, NULL, serve, m) != 0) {
+            bench_workers_stop(w);
+            return NULL;
+        }
+    }
+    return w;
+}
+
+void bench_workers_stop(bench_workers *w)
+{
+    w->stop = true;
+    begin_round(w);
+    for (size_t i = 1; i < w->n; i++)
+        pthread_join(w->member[i].thread, NULL);
+    pthread_cond_destroy(&w->wake);
+    pthread_mutex_destroy(&w->lock);
+    free(w);
+}
+
+void bench_workers_attach(bench_workers *w, vtc_exec *exec)
+{
+    exec->n_workers = w->n;
+    exec->parallel_for = w->n > 1 ? parallel_for : NULL;
+    exec->pool = w;
+}

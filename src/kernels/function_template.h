@@ -1,0 +1,290 @@
+/*
+ * The second half of row_template.h, and included by it alone: exp() and what is made of it, and
+ * the norms.
+ */
+
+/* For functions of one vector: they must vanish into the loops that take them as an argument. */
+#define INLINE ATTRIBUTES static inline __attribute__((always_inline))
+
+/*
+ * e^x for x <= 0, to 1.01 ULP; 0 below ln 2^-126, where results would be subnormal. NaN stays NaN.
+ *
+ * x = n ln 2 + r with |r| <= ln 2 / 2, where n ln 2 is taken off in two steps (the first is exact:
+ * the constant has trailing zeros). e^r is 1 + r + r^2 P(r), P of degree 4 from a minimax fit of
+ * the relative error on that interval: 2^-28.
+ */
+INLINE vec KERNEL(exp_falling)(vec x)
+{
+    const vec n = nearest(mul(x, fill(0x1.715476p+0f)));
+    const vec r = fma3(n, fill(-0x1.7f7d1cp-20f), fma3(n, fill(-0x1.62e400p-1f), x));
+    vec p = fill(0x1.6a2434p-10f);
+
+    p = fma3(p, r, fill(0x1.1239e2p-7f));
+    p = fma3(p, r, fill(0x1.5558f2p-5f));
+    p = fma3(p, r, fill(0x1.555492p-3f));
+    p = fma3(p, r, fill(0x1.fffffcp-2f));
+    p = add(fma3(mul(r, r), p, r), fill(1.0f));
+    return zero_below(times_pow2(p, n), x, -0x1.5d589ep+6f);
+}
+
+/* ---- softmax --------------------------------------------------------------------------------- */
+
+/* p = scale * x + bias; returns the largest. */
+ATTRIBUTES static float KERNEL(softmax_logits)(float *p, const float *x, const float *bias,
+                                               float scale, size_t n)
+{
+    const vec a = fill(scale);
+    vec top = fill(-INFINITY);
+    size_t i = 0;
+
+    for (; n - i >= VL; i += VL) {
+        const vec v = load(x + i);
+        const vec logit = bias == NULL ? mul(a, v) : fma3(a, v, load(bias + i));
+
+        top = larger(top, logit);
+        store(p + i, logit);
+    }
+    if (i < n) {
+        const vec v = load_some(x + i, n - i, 0.0f);
+
+        store_some(p + i, n - i,
+                   bias == NULL ? mul(a, v) : fma3(a, v, load_some(bias + i, n - i, 0.0f)));
+        top = larger(top, load_some(p + i, n - i, -INFINITY));
+    }
+    return top_lane(top);
+}
+
+ATTRIBUTES static void KERNEL(softmax)(float *p, const float *x, const float *bias, float scale,
+                                       size_t n)
+{
+    const vec top = fill(KERNEL(softmax_logits)(p, x, bias, scale, n));
+    vec s0 = fill(0.0f), s1 = s0;
+    size_t i = 0;
+
+    for (; n - i >= 2 * VL; i += 2 * VL) {
+        const vec e0 = KERNEL(exp_falling)(sub(load(p + i), top));
+        const vec e1 = KERNEL(exp_falling)(sub(load(p + i + VL), top));
+
+        store(p + i, e0);
+        store(p + i + VL, e1);
+        s0 = add(s0, e0);
+        s1 = add(s1, e1);
+    }
+    for (; i < n; i += VL) {
+        const size_t m = LANES(n - i);
+        const vec e = KERNEL(exp_falling)(sub(load_some(p + i, m, -INFINITY), top));
+
+        store_some(p + i, m, e);
+        s0 = add(s0, e);
+    }
+    KERNEL(scale)(p, p, 1.0f / sum_lanes(add(s0, s1)), n);
+}
+
+/* ---- activations ----------------------------------------------------------------------------- */
+
+/* 1 / (1 + e^-x), to 3 ULP; 0 below -87.3, where e^x is no normal float. */
+INLINE vec KERNEL(sigmoid)(vec x)
+{
+    const vec one = fill(1.0f);
+    const vec e = KERNEL(exp_falling)(sub(fill(0.0f), magnitude(x)));
+
+    return divide(by_sign(x, e, one), add(one, e));
+}
+
+/*
+ * x Phi(x), Phi the cumulative normal distribution. Phi(-a) = e^(-a^2 / 2) R(a) for a >= 0, where R
+ * (half the scaled complementary error function of a / sqrt 2) falls slowly from 1/2: it is t P(t),
+ * t = 3.5 / (a + 3.5), P of degree 9 from a minimax fit of the relative error on a <= 13.3: 2^-27.
+ * Unlike 1 + erf this does not cancel for negative x, so that all results are good to 6 ULP.
+ */
+INLINE vec KERNEL(gelu_erf)(vec x)
+{
+    const vec a = magnitude(x);
+    const vec t = divide(fill(3.5f), add(a, fill(3.5f)));
+    vec p = fill(-0x1.1544a0p-6f);
+
+    p = fma3(p, t, fill(0x1.b920a6p-4f));
+    p = fma3(p, t, fill(-0x1.0aab44p-2f));
+    p = fma3(p, t, fill(0x1.1bc20cp-2f));
+    p = fma3(p, t, fill(-0x1.271468p-3f));
+    p = fma3(p, t, fill(0x1.15583ap-3f));
+    p = fma3(p, t, fill(0x1.0b5158p-4f));
+    p = fma3(p, t, fill(0x1.bba764p-4f));
+    p = fma3(p, t, fill(0x1.d16430p-4f));
+    p = fma3(p, t, fill(0x1.d2f0d8p-4f));
+
+    /* the rounding of a^2, magnified by exp(), is known and taken off; beyond 16 all is 0 */
+    const vec b = at_most(a, 16.0f), square = mul(b, b), lost = fma3(b, b, sub(fill(0.0f), square));
+    const vec e = KERNEL(exp_falling)(mul(fill(-0.5f), square));
+    const vec tail = mul(mul(p, t), fma3(mul(e, fill(-0.5f)), lost, e));
+
+    return mul(x, by_sign(x, tail, sub(fill(1.0f), tail)));
+}
+
+/* (1 + tanh(t)) / 2 = sigmoid(2 t); the factors are sqrt(8 / pi) and 0.044715 of it */
+INLINE vec KERNEL(gelu_tanh)(vec x)
+{
+    const vec slope = fma3(mul(x, x), fill(0x1.2444f2p-4f), fill(0x1.988454p+0f));
+
+    return mul(x, KERNEL(sigmoid)(mul(x, slope)));
+}
+
+INLINE vec KERNEL(gelu_quick)(vec x)
+{
+    return mul(x, KERNEL(sigmoid)(mul(fill(1.702f), x)));
+}
+
+INLINE vec KERNEL(silu)(vec x)
+{
+    return mul(x, KERNEL(sigmoid)(x));
+}
+
+INLINE vec KERNEL(hard_sigmoid)(vec x)
+{
+    return divide(at_most(at_least(add(x, fill(3.0f)), 0.0f), 6.0f), fill(6.0f));
+}
+
+INLINE vec KERNEL(hard_swish)(vec x)
+{
+    return mul(x, KERNEL(hard_sigmoid)(x));
+}
+
+INLINE vec KERNEL(relu)(vec x)
+{
+    return at_least(x, 0.0f);
+}
+
+INLINE vec KERNEL(relu2)(vec x)
+{
+    return mul(at_least(x, 0.0f), at_least(x, 0.0f));
+}
+
+INLINE vec KERNEL(identity)(vec x)
+{
+    return x;
+}
+
+/* y = f(x + bias) */
+INLINE void KERNEL(map)(vec (*f)(vec), float *y, const float *x, const float *bias, size_t n)
+{
+    size_t i = 0;
+
+    for (; n - i >= VL; i += VL) {
+        const vec v = load(x + i);
+
+        store(y + i, f(bias == NULL ? v : add(v, load(bias + i))));
+    }
+    if (i < n) {
+        const size_t m = n - i;
+        const vec v = load_some(x + i, m, 0.0f);
+
+        store_some(y + i, m, f(bias == NULL ? v : add(v, load_some(bias + i, m, 0.0f))));
+    }
+}
+
+ATTRIBUTES static void KERNEL(activate)(vtci_activation act, float *y, const float *x,
+                                        const float *bias, size_t n)
+{
+    switch (act) {
+    case VTCI_ACT_GELU_ERF:
+        KERNEL(map)(KERNEL(gelu_erf), y, x, bias, n);
+        break;
+    case VTCI_ACT_GELU_TANH:
+        KERNEL(map)(KERNEL(gelu_tanh), y, x, bias, n);
+        break;
+    case VTCI_ACT_GELU_QUICK:
+        KERNEL(map)(KERNEL(gelu_quick), y, x, bias, n);
+        break;
+    case VTCI_ACT_SILU:
+        KERNEL(map)(KERNEL(silu), y, x, bias, n);
+        break;
+    case VTCI_ACT_HARD_SWISH:
+        KERNEL(map)(KERNEL(hard_swish), y, x, bias, n);
+        break;
+    case VTCI_ACT_RELU2:
+        KERNEL(map)(KERNEL(relu2), y, x, bias, n);
+        break;
+    case VTCI_ACT_RELU:
+        KERNEL(map)(KERNEL(relu), y, x, bias, n);
+        break;
+    case VTCI_ACT_SIGMOID:
+        KERNEL(map)(KERNEL(sigmoid), y, x, bias, n);
+        break;
+    case VTCI_ACT_HARD_SIGMOID:
+        KERNEL(map)(KERNEL(hard_sigmoid), y, x, bias, n);
+        break;
+    default:
+        KERNEL(map)(KERNEL(identity), y, x, bias, n);
+    }
+}
+
+/* ---- norms ----------------------------------------------------------------------------------- */
+
+/*
+ * The sums of x - shift and of its squares. Subtracting an estimate of the mean first keeps what
+ * rounding takes in proportion to the spread of the row instead of its size.
+ */
+ATTRIBUTES static void KERNEL(moments)(const float *x, float shift, size_t n, float *sum,
+                                       float *square)
+{
+    const vec zero = fill(0.0f), c = fill(shift);
+    vec s0 = zero, s1 = zero, q0 = zero, q1 = zero;
+    size_t i = 0;
+
+    for (; n - i >= 2 * VL; i += 2 * VL) {
+        const vec d0 = sub(load(x + i), c), d1 = sub(load(x + i + VL), c);
+
+        s0 = add(s0, d0);
+        s1 = add(s1, d1);
+        q0 = fma3(d0, d0, q0);
+        q1 = fma3(d1, d1, q1);
+    }
+    for (; i < n; i += VL) {
+        const vec d = sub(load_some(x + i, LANES(n - i), shift), c);
+
+        s0 = add(s0, d);
+        q0 = fma3(d, d, q0);
+    }
+    *sum = sum_lanes(add(s0, s1));
+    *square = sum_lanes(add(q0, q1));
+}
+
+/* Twice over the row: around its first element, which gives the mean (exactly, when all elements
+ * are equal), then around that mean, whose own error `rest` is taken off as well. */
+ATTRIBUTES static void KERNEL(layer_norm)(float *y, const float *x, const float *w, const float *b,
+                                          float eps, size_t n)
+{
+    const float count = (float)n;
+    float sum, square;
+
+    if (n == 0)
+        return;
+    KERNEL(moments)(x, x[0], n, &sum, &square);
+    const float mean = x[0] + sum / count;
+    KERNEL(moments)(x, mean, n, &sum, &square);
+    const float rest = sum / count;
+    const float inverse = 1.0f / sqrtf(square / count - rest * rest + eps);
+
+    for (size_t i = 0; i < n; i += VL) {
+        const size_t m = LANES(n - i);
+        const vec d = sub(sub(load_some(x + i, m, 0.0f), fill(mean)), fill(rest));
+        const vec factor = w == NULL ? fill(1.0f) : load_some(w + i, m, 0.0f);
+        const vec offset = b == NULL ? fill(0.0f) : load_some(b + i, m, 0.0f);
+
+        store_some(y + i, m, fma3(mul(d, fill(inverse)), factor, offset));
+    }
+}
+
+ATTRIBUTES static void KERNEL(rms_norm)(float *y, const float *x, const float *w, float offset,
+                                        float eps, size_t n)
+{
+    const float mean_square = KERNEL(dot)(x, x, n) / (float)n;
+    const vec inverse = fill(1.0f / sqrtf(mean_square + eps));
+
+    for (size_t i = 0; i < n; i += VL) {
+        const size_t m = LANES(n - i);
+        const vec factor = add(fill(offset), load_some(w + i, m, 0.0f));
+
+        store_some(y + i, m, mul(mul(load_some(x + i, m, 0.0f), inverse), factor));
+    }
+}
