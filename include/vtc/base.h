@@ -10,6 +10,11 @@
  * - Tokens go in and out as F32, F16 or BF16 in any mix; all arithmetic is F32.
  * - Arguments are checked before the first output byte is written. On any error the outputs are
  *   untouched and `exec->on_error` has received one line with the numbers that were wrong.
+ * - A struct with `struct_size` starts from its _INIT macro; NULL params are the defaults. Fields
+ * are only ever appended, so that older and newer callers are served: what an old one lacks has its
+ *   default, what this version does not know must be zero, else VTC_ERR_UNSUPPORTED. That is also
+ *   returned for reserved words that are not 0, and VTC_ERR_RANGE for a struct_size that no struct
+ *   has and for values that are none of their enum. The functions below do not list these again.
  * - The result depends on the arguments alone: equal inputs give equal bits for any number of
  *   workers (same CPU type, same BLAS build, BLAS single-threaded). Ties go to the lower row.
  * - Functions are re-entrant; concurrent calls need their own scratch memory and outputs.
@@ -53,7 +58,7 @@ typedef enum vtc_status {
     VTC_ERR_DTYPE = -2,        /* a tensor's dtype is not one the function takes               */
     VTC_ERR_SHAPE = -3,        /* rank, extents or strides do not fit the other arguments      */
     VTC_ERR_RANGE = -4,        /* a parameter or an index is outside its range                 */
-    VTC_ERR_OVERLAP = -5,      /* an output shares memory with another argument                */
+    VTC_ERR_OVERLAP = -5,      /* an output shares memory with another argument or itself      */
     VTC_ERR_SCRATCH = -6,      /* scratch memory is missing, too small or not 64-byte aligned  */
     VTC_ERR_ROOM = -7,         /* the caller's plan has too little room                        */
     VTC_ERR_OVERFLOW = -8,     /* a size does not fit size_t, int32_t or the BLAS integer      */
@@ -185,7 +190,8 @@ typedef struct vtc_exec {
                          void (*task)(void *job, size_t index, size_t worker), void *job);
     void *pool; /* passed to parallel_for */
 
-    /* Receives one line, without newline, for each call that fails; valid during the callback. */
+    /* Receives one line, without newline, for each call that fails; valid during the callback. Not
+     * called when this struct itself is refused. */
     void (*on_error)(void *user, vtc_status status, const char *message);
     void *user; /* passed to on_error */
 

@@ -18,7 +18,7 @@
 
 /* Makes exec->scratch at least `bytes` large; it only ever grows, and its contents are lost then.
  * VTC_ERR_SCRATCH when memory is short; exec is unchanged then. exec->scratch must be NULL or from
- * here. */
+ * here. Neither this nor vtc_heap_plan() tells on_error that memory is short. */
 VTC_NODISCARD static inline vtc_status vtc_heap_scratch(vtc_exec *exec, size_t bytes)
 {
     unsigned char *block, *aligned;
@@ -45,7 +45,9 @@ static inline void vtc_heap_free(vtc_exec *exec)
     exec->scratch_size = 0;
 }
 
-/* A plan with room for `count` in one block. Free it with vtc_heap_plan_free(). */
+/* A plan with room for `count` in one block, over a VTC_PLAN_INIT. Free it with
+ * vtc_heap_plan_free(). VTC_ERR_ROOM when memory is short, and the errors of vtc_plan_init(); the
+ * plan is unchanged then. */
 VTC_NODISCARD static inline vtc_status vtc_heap_plan(vtc_plan *plan, const vtc_plan_count *count,
                                                      const vtc_exec *exec)
 {

@@ -56,13 +56,15 @@ typedef struct vtc_plan_count {
 
 /* ---- making plans ---------------------------------------------------------------------------- */
 
-/* Bytes for the arrays of a plan of this size, score and fate included. */
+/* Bytes for the arrays of a plan of this size, score and fate included. VTC_ERR_NULL, or
+ * VTC_ERR_OVERFLOW for a number beyond int32. */
 VTC_API VTC_NODISCARD vtc_status vtc_plan_size(const vtc_plan_count *count, size_t *bytes,
                                                const vtc_exec *exec);
 
 /* Lays the arrays of `plan` out in `memory` (4-byte aligned, vtc_plan_size() bytes or more) and
  * makes it empty. `plan` starts as VTC_PLAN_INIT; `keep` is the start of `memory`. Without entries
- * (n_nnz 0) begin, source and weight are NULL. VTC_ERR_ROOM when `bytes` are too few. */
+ * (n_nnz 0) begin, source and weight are NULL. VTC_ERR_ROOM when `bytes` are too few, else
+ * VTC_ERR_NULL, SHAPE (alignment) or OVERFLOW. */
 VTC_API VTC_NODISCARD vtc_status vtc_plan_init(vtc_plan *plan, const vtc_plan_count *count,
                                                void *memory, size_t bytes, const vtc_exec *exec);
 
@@ -95,7 +97,7 @@ VTC_API VTC_NODISCARD vtc_status vtc_plan_group(vtc_plan *plan, size_t n_in, con
                                                 size_t n_out, const int32_t *keep,
                                                 const float *mass, const vtc_exec *exec);
 
-/* Output j is input row j, n of them. `mass` as in vtc_plan_select(). */
+/* Output j is input row j, n of them. `mass` and errors as in vtc_plan_select(). */
 VTC_API VTC_NODISCARD vtc_status vtc_plan_identity(vtc_plan *plan, size_t n, const float *mass,
                                                    const vtc_exec *exec);
 
@@ -113,7 +115,8 @@ VTC_API VTC_NODISCARD vtc_status vtc_plan_concat(vtc_plan *plan, const vtc_plan 
                                                  size_t n_parts, const vtc_exec *exec);
 
 /* The composed plan's size: second's outputs, exact, and an upper bound of the entries (all
- * products, at most n_in for an output); 0 entries when both are pure selections. */
+ * products, at most n_in for an output); 0 entries when both are pure selections. VTC_ERR_NULL,
+ * SHAPE, RANGE, UNSUPPORTED, or OVERFLOW when the bound exceeds int32. */
 VTC_API VTC_NODISCARD vtc_status vtc_plan_compose_count(const vtc_plan *first,
                                                         const vtc_plan *second,
                                                         vtc_plan_count *count,
@@ -143,8 +146,9 @@ VTC_API VTC_NODISCARD vtc_status vtc_plan_compose(vtc_plan *plan, const vtc_plan
  * vtc_plan_validate() checks everything a plan promises: sizes within room, rows in range, begin
  * rising from 0, sources ascending inside an output, finite weights (> 0 under MAX), masses finite
  * and not negative, keep -1 exactly where a row is empty, and fate as defined. Functions below
- * check what would make them unsafe; this one is for plans from files and from new methods. O(n_in
- * + nnz).
+ * check what would make them unsafe; this one is for plans from files and from new methods.
+ * O(n_in + nnz log nnz). Returns VTC_ERR_NULL, RANGE (sizes, begin, rows and outputs that do not
+ * exist), OVERFLOW or DATA (all else).
  */
 VTC_API VTC_NODISCARD vtc_status vtc_plan_validate(const vtc_plan *plan, const vtc_exec *exec);
 
@@ -162,6 +166,8 @@ VTC_API VTC_NODISCARD vtc_status vtc_plan_apply_scratch(const vtc_plan *plan, co
  *
  * Entries are added in order, in F32; a row that is kept alone with weight 1 is copied exactly; an
  * empty row gives zeros. Parallel over blocks of outputs. One pass over the rows that entries name.
+ * No scratch when both are F32. Returns VTC_ERR_NULL, DTYPE, SHAPE, RANGE, OVERLAP, OVERFLOW or
+ * SCRATCH.
  */
 VTC_API VTC_NODISCARD vtc_status vtc_plan_apply(const vtc_plan *plan, const vtc_tensor *x,
                                                 vtc_tensor *y, const vtc_exec *exec);
@@ -173,6 +179,9 @@ VTC_API VTC_NODISCARD vtc_status vtc_plan_apply(const vtc_plan *plan, const vtc_
  *   y     [n_out, C]  in    any dtype
  *   fill  [C]         in    same dtype, or NULL
  *   x     [n_in, C]   out   same dtype
+ *
+ * Parallel over blocks of rows. Returns VTC_ERR_NULL (also without `fate`), DTYPE, SHAPE, RANGE,
+ * OVERLAP or OVERFLOW.
  */
 VTC_API VTC_NODISCARD vtc_status vtc_plan_spread(const vtc_plan *plan, const vtc_tensor *y,
                                                  const vtc_tensor *fill, vtc_tensor *x,
@@ -185,6 +194,9 @@ VTC_API VTC_NODISCARD vtc_status vtc_plan_spread(const vtc_plan *plan, const vtc
  *   x     extent n_in at `axis`   in    any dtype and rank
  *   fill  one element of x's dtype, for outputs whose keep is -1; NULL: zero bytes
  *   y     extent n_out at `axis`  out   same dtype and rank, other extents equal
+ *
+ * Parallel over the other axes and blocks of outputs; each kept element is read and written once.
+ * Returns VTC_ERR_NULL, DTYPE, SHAPE, RANGE, OVERLAP or OVERFLOW.
  */
 VTC_API VTC_NODISCARD vtc_status vtc_plan_gather(const vtc_plan *plan, int axis,
                                                  const vtc_tensor *x, const void *fill,
@@ -224,7 +236,8 @@ typedef struct vtc_kv {
  * and that slots are distinct is the caller's promise. src and dst must not even lie between each
  * other. Merged outputs take the row of `keep`: cached keys are rotated and cannot be averaged. An
  * output with keep -1 has no row in a cache: VTC_ERR_RANGE. Parallel over views and outer pieces.
- * Reads and writes each kept byte once.
+ * Reads and writes each kept byte once. Returns VTC_ERR_NULL, SHAPE (too few rows, pieces that
+ * differ), RANGE, OVERLAP or OVERFLOW.
  */
 VTC_API VTC_NODISCARD vtc_status vtc_plan_gather_kv(const vtc_plan *plan, const vtc_kv *src,
                                                     const vtc_kv *dst, size_t n_views,
@@ -232,7 +245,7 @@ VTC_API VTC_NODISCARD vtc_status vtc_plan_gather_kv(const vtc_plan *plan, const 
 
 /* The same in place: rows move down to 0 .. n_out - 1. `keep` must ascend strictly, else
  * VTC_ERR_RANGE. Rows behind the last are left as they happen to be. With row_slot [n_in], row j
- * moves into slot row_slot[j]. Parallel over views, outer and inner pieces. */
+ * moves into slot row_slot[j]. Parallel over views, outer and inner pieces. Errors as above. */
 VTC_API VTC_NODISCARD vtc_status vtc_plan_compact_kv(const vtc_plan *plan, const vtc_kv *views,
                                                      size_t n_views, const vtc_exec *exec);
 
@@ -274,7 +287,8 @@ typedef struct vtc_positions_params {
  *
  * Merged outputs carry the id of `keep`. KEEP with a zero token (keep -1) is VTC_ERR_RANGE: it has
  * no row to take a position from. Cached keys are rotated already; these ids are for new rows.
- * The largest position is that of all axes. VTC_ERR_OVERFLOW when an id does not fit the dtype.
+ * The largest position is that of all axes. Returns VTC_ERR_OVERFLOW when an id does not fit the
+ * dtype, else VTC_ERR_NULL, DTYPE, SHAPE, RANGE or OVERLAP.
  * No rule is right for all models: see the table of users in the README.
  */
 VTC_API VTC_NODISCARD vtc_status vtc_plan_positions(const vtc_positions_params *params,
@@ -283,7 +297,8 @@ VTC_API VTC_NODISCARD vtc_status vtc_plan_positions(const vtc_positions_params *
                                                     const vtc_exec *exec);
 
 /* bias[j] = log(mass[j]), to be added to every attention logit of key j (-inf for mass 0).
- * VTC_ERR_DATA for a mass that is negative or not finite.
+ * VTC_ERR_DATA for a mass that is negative or not finite, else VTC_ERR_NULL, DTYPE, SHAPE, RANGE,
+ * OVERLAP or OVERFLOW.
  *   bias  [n_out]  out   F32, F16 or BF16 */
 VTC_API VTC_NODISCARD vtc_status vtc_plan_log_mass(const vtc_plan *plan, vtc_tensor *bias,
                                                    const vtc_exec *exec);

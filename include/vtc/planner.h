@@ -47,6 +47,7 @@ typedef struct vtc_plan_inputs {
     const vtc_tensor *lm_keys;        /* [H or fewer, L, d], rotated                            */
     const vtc_tensor *lm_log_sum_exp; /* [H, L]                                                 */
     const vtc_tensor *lm_hidden;      /* [L, D]                                                 */
+    const vtc_tensor *text_query;     /* [H, M, d] queries of text rows, without the others     */
     const vtc_tensor *text;           /* [M, E] text embeddings                                 */
     float scale;                      /* of all logits; 0: d^-1/2                               */
     size_t v_start, n_text;
@@ -56,7 +57,7 @@ typedef struct vtc_plan_inputs {
 /* clang-format off */
 #define VTC_PLAN_INPUTS_INIT \
     { sizeof(vtc_plan_inputs), NULL, 0, 0, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, \
-      NULL, NULL, 0.0f, 0, 0, 0 }
+      NULL, NULL, NULL, 0.0f, 0, 0, 0 }
 /* clang-format on */
 
 /* Bits of vtc_planner.needs and .uses */
@@ -66,7 +67,7 @@ typedef enum vtc_need {
     VTC_NEED_KEYS = 1 << 2,
     VTC_NEED_CLS = 1 << 3, /* cls_attention, or cls_query and keys */
     VTC_NEED_TEXT = 1 << 4,
-    VTC_NEED_LM = 1 << 5, /* lm_query and lm_keys */
+    VTC_NEED_LM = 1 << 5, /* lm_keys, and lm_query or text_query */
     VTC_NEED_HIDDEN = 1 << 6,
     VTC_NEED_FRAMES = 1 << 7,
     VTC_NEED_IMAGE = 1 << 8 /* acts on pixels before the encoder: no inputs have it, no plan */

@@ -44,7 +44,8 @@ typedef struct vtc_pool2d_params {
 /* clang-format on */
 
 /* Output grid for these parameters, exact, before any data. VTC_ERR_RANGE when the kernel is larger
- * than the grid, a stride or an adaptive extent is 0, or the out_h, out_w given do not fit. */
+ * than the grid, a stride, grid or adaptive extent is 0, or the out_h, out_w given do not fit;
+ * VTC_ERR_OVERFLOW when resizing leaves size_t; VTC_ERR_NULL. */
 VTC_API VTC_NODISCARD vtc_status vtc_pool2d_count(const vtc_pool2d_params *params, size_t *out_h,
                                                   size_t *out_w, const vtc_exec *exec);
 
@@ -114,8 +115,8 @@ typedef struct vtc_anyres_layout {
 } vtc_anyres_layout;
 
 /* Exact, before any data. VTC_ERR_RANGE when an extent is 0, or cutting or shrinking leaves
- * nothing, VTC_ERR_UNSUPPORTED when max_tiles is given without UNPAD. Evaluated in double, with the
- * operations in the order the published code has. */
+ * nothing, VTC_ERR_UNSUPPORTED when max_tiles is given without UNPAD, VTC_ERR_OVERFLOW,
+ * VTC_ERR_NULL. Evaluated in double, with the operations in the order the published code has. */
 VTC_API VTC_NODISCARD vtc_status vtc_anyres_count(const vtc_anyres_params *params,
                                                   vtc_anyres_layout *layout, const vtc_exec *exec);
 
@@ -127,7 +128,8 @@ VTC_API VTC_NODISCARD vtc_status vtc_anyres_count(const vtc_anyres_params *param
  *                                  width), the original LLaVA configuration (width, height).
  *   best        index of the choice
  *
- * VTC_ERR_RANGE when an extent or n_candidates is 0, VTC_ERR_OVERFLOW above 2^31 - 1 pixels.
+ * VTC_ERR_RANGE when an extent or n_candidates is 0, VTC_ERR_OVERFLOW for a side above 2^31 - 1
+ * pixels, VTC_ERR_NULL.
  */
 VTC_API VTC_NODISCARD vtc_status vtc_anyres_canvas(size_t image_h, size_t image_w,
                                                    const size_t (*candidates)[2],
@@ -176,6 +178,7 @@ typedef struct vtc_video_newline_params {
     { sizeof(vtc_video_newline_params), 0, 0, VTC_NEWLINE_GRID }
 /* clang-format on */
 
+/* Rows of vtc_video_newline()'s output, exact. VTC_ERR_NULL, RANGE (an extent of 0) or OVERFLOW. */
 VTC_API VTC_NODISCARD vtc_status vtc_video_newline_count(const vtc_video_newline_params *params,
                                                          size_t n_frames, size_t *n_tokens,
                                                          const vtc_exec *exec);
@@ -224,7 +227,8 @@ typedef struct vtc_gemma3_weights {
     vtc_tensor mm_input_projection_weight; /* [C, D], input first: y = z W, no bias          */
 } vtc_gemma3_weights;
 
-/* Tokens per image, T * T. VTC_ERR_RANGE when P div (P div T) is not T. */
+/* Tokens per image, T * T. VTC_ERR_RANGE when P div (P div T) is not T, else VTC_ERR_NULL or
+ * OVERFLOW. */
 VTC_API VTC_NODISCARD vtc_status vtc_gemma3_count(const vtc_gemma3_params *params, size_t *n_tokens,
                                                   const vtc_exec *exec);
 

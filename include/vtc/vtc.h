@@ -18,7 +18,10 @@
 #include "plan.h"
 #include "planner.h"
 #include "pool.h"
+#include "project.h"
 #include "prune.h"
+#include "shuffle.h"
+#include "weights.h"
 
 #ifdef __cplusplus
 extern "C" {
