@@ -102,6 +102,8 @@ extern const bench_case bench_machine_cases[];
 extern const bench_case bench_pool_cases[];
 extern const bench_case bench_prune_cases[];
 extern const bench_case bench_plan_cases[];
+extern const bench_case bench_project_cases[];
+extern const bench_case bench_shuffle_cases[];
 extern const bench_case bench_kernel_cases[];
 
 #endif

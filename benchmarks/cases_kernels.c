@@ -109,6 +109,54 @@ static void run_softmax(bench_set *set)
     run_rows(set, softmax_task);
 }
 
+/* ---- LayerNorm and GELU ---------------------------------------------------------------------- */
+
+static void set_up_layer_norm(bench_set *set, const void *argument)
+{
+    (void)argument;
+    set->state = open_rows(set, 576, 1024, VTC_F32, VTC_F32);
+}
+
+/* The first two rows of x serve as weight and bias. */
+static void layer_norm_task(void *job, size_t index, size_t worker)
+{
+    const struct rows *r = job;
+
+    (void)worker;
+    for (size_t i = index * ROWS_PER_TASK; i < end_of_task(r, index); i++)
+        r->k->layer_norm(f32_row(&r->y, i), f32_row(&r->x, i), f32_row(&r->x, 0), f32_row(&r->x, 1),
+                         1e-5f, n_cols(r));
+}
+
+static void run_layer_norm(bench_set *set)
+{
+    run_rows(set, layer_norm_task);
+}
+
+/* Values in [-4, 4): both branches of erf. */
+static void set_up_gelu(bench_set *set, const void *argument)
+{
+    struct rows *r = set->state = open_rows(set, 576, 4096, VTC_F32, VTC_F32);
+
+    (void)argument;
+    for (size_t i = 0; i < n_rows(r); i++)
+        r->k->scale(f32_row(&r->x, i), f32_row(&r->x, i), 4.0f, n_cols(r));
+}
+
+static void gelu_task(void *job, size_t index, size_t worker)
+{
+    const struct rows *r = job;
+
+    (void)worker;
+    for (size_t i = index * ROWS_PER_TASK; i < end_of_task(r, index); i++)
+        r->k->activate(VTCI_ACT_GELU_ERF, f32_row(&r->y, i), f32_row(&r->x, i), NULL, n_cols(r));
+}
+
+static void run_gelu(bench_set *set)
+{
+    run_rows(set, gelu_task);
+}
+
 /* ---- conversions ----------------------------------------------------------------------------- */
 
 static void set_up_widen(bench_set *set, const void *argument)
@@ -160,6 +208,8 @@ enum { COLD = true };
 const bench_case bench_kernel_cases[] = {
     { "kernels/dot_576x4096", set_up_dot, run_dot, NULL, COLD, 0.0 },
     { "kernels/softmax_16x577x577", set_up_softmax, run_softmax, NULL, COLD, 0.0 },
+    { "kernels/layer_norm_576x1024", set_up_layer_norm, run_layer_norm, NULL, COLD, 0.0 },
+    { "kernels/gelu_erf_576x4096", set_up_gelu, run_gelu, NULL, COLD, 0.0 },
     { "kernels/f16_to_f32_576x4096", set_up_widen, run_widen, &f16, COLD, 0.0 },
     { "kernels/f32_to_f16_576x4096", set_up_narrow, run_narrow, &f16, COLD, 0.0 },
     { "kernels/bf16_to_f32_576x4096", set_up_widen, run_widen, &bf16, COLD, 0.0 },

@@ -17,6 +17,7 @@ struct tome {
     vtc_tensor metric;
     size_t n_keep;
     vtc_plan plan;
+    vtc_tensor x, y; /* tokens, where the plan is applied too */
 };
 
 static struct tome *open_tome(bench_set *set, const struct tome_shape *shape)
@@ -51,6 +52,31 @@ static void run_tome(bench_set *set)
     struct tome *t = set->state;
 
     bench_must(vtc_tome(&t->params, &t->metric, NULL, &t->plan, NULL, &set->exec));
+}
+
+/* What an encoder layer does: plan, then merge tokens as wide as the metric. */
+static void set_up_merge(bench_set *set, const void *argument)
+{
+    const struct tome_shape *shape = argument;
+    size_t bytes;
+
+    set_up_tome(set, argument);
+    run_tome(set); /* the sizes below are those of a finished plan */
+    struct tome *t = set->state;
+
+    t->x = bench_random_2d(set, VTC_F32, shape->n, shape->n_channels);
+    t->y = bench_random_2d(set, VTC_F32, shape->n - shape->n_merge, shape->n_channels);
+    bench_must(vtc_plan_apply_scratch(&t->plan, &t->x, &t->y, &set->exec, &bytes));
+    if (bytes > set->exec.scratch_size)
+        bench_scratch(set, bytes);
+}
+
+static void run_merge(bench_set *set)
+{
+    struct tome *t = set->state;
+
+    run_tome(set);
+    bench_must(vtc_plan_apply(&t->plan, &t->x, &t->y, &set->exec));
 }
 
 /* Each round halves the rows as long as that leaves enough of them. */
@@ -176,6 +202,7 @@ enum { WARM = false };
 const bench_case bench_prune_cases[] = {
     { "tome/n577_c64_r64", set_up_tome, run_tome, &head_mean, WARM, 1.5 },
     { "tome/n577_c1024_r64", set_up_tome, run_tome, &features, WARM, 1.5 },
+    { "tome/n577_c1024_r64_merge", set_up_merge, run_merge, &features, WARM, 0.0 },
     { "tome_rounds/n576_c64_keep64", set_up_rounds, run_rounds, &rounds_64, WARM, 0.0 },
     { "tome_rounds/n576_c1024_keep64", set_up_rounds, run_rounds, &rounds_1024, WARM, 0.0 },
     { "attention/proportional_16x577x64", set_up_attention, run_attention, &clip_layer, WARM, 0.0 },

@@ -10,8 +10,8 @@
 #include <stdbool.h>
 #include <stdlib.h>
 
-/* A few hundred microseconds: longer than what methods do between their loops in one thread, so that
- * waking up, which is slow on virtual machines, stays out of the timings. */
+/* A few hundred microseconds: longer than what methods do between their loops in one thread, so
+ * that waking up, which is slow on virtual machines, stays out of the timings. */
 enum { SPINS = 300000 };
 
 typedef struct member {

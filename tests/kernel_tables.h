@@ -24,7 +24,8 @@ static inline size_t length_at(size_t i)
 /* Runs a check on each table this CPU has. */
 static inline void on_every_table(void (*check)(const vtci_kernels *k))
 {
-    static const unsigned ladder[] = { 0, VTCI_CPU_AVX2, VTCI_CPU_AVX2 | VTCI_CPU_AVX512 };
+    static const unsigned ladder[] = { 0, VTCI_CPU_AVX2, VTCI_CPU_AVX2 | VTCI_CPU_AVX512,
+                                       VTCI_CPU_NEON };
     const unsigned cpu = vtci_cpu_features();
 
     for (size_t i = 0; i < sizeof(ladder) / sizeof(*ladder); i++)

@@ -65,6 +65,26 @@ static void params_without_a_struct_size_are_refused(void **state)
                   "struct_size is 0");
 }
 
+static void a_struct_size_that_no_struct_has_is_refused(void **state)
+{
+    const size_t sizes[] = { sizeof(size_t) + 1, sizeof(some_params) - 4, SIZE_MAX - 7, 1u << 20 };
+    some_params params = { sizeof(params), 1, 2 };
+    vtc_exec exec = VTC_EXEC_INIT;
+    vtci_call call;
+
+    (void)state;
+    assert_int_equal(vtci_begin(&call, "test", &exec), VTC_OK);
+    for (size_t i = 0; i < sizeof(sizes) / sizeof(*sizes); i++) {
+        const some_params bad = { sizes[i], 0, 0 };
+        error_log log;
+
+        record_errors(&call.exec, &log);
+        assert_failed(&log, vtci_params_read(&call, &params, sizeof(params), &bad), VTC_ERR_RANGE,
+                      "struct_size");
+    }
+    assert_int_equal(params.first, 1);
+}
+
 static void an_exec_without_struct_size_is_refused_and_its_callback_not_called(void **state)
 {
     vtc_exec exec = VTC_EXEC_INIT;
@@ -219,6 +239,7 @@ int main(void)
         cmocka_unit_test(a_shorter_params_struct_keeps_the_defaults_of_newer_fields),
         cmocka_unit_test(a_longer_params_struct_is_taken_while_its_unknown_tail_is_zero),
         cmocka_unit_test(params_without_a_struct_size_are_refused),
+        cmocka_unit_test(a_struct_size_that_no_struct_has_is_refused),
         cmocka_unit_test(an_exec_without_struct_size_is_refused_and_its_callback_not_called),
         cmocka_unit_test(a_message_names_the_function_and_is_cut_when_too_long),
         cmocka_unit_test(an_arena_that_measures_and_one_with_memory_agree),

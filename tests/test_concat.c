@@ -113,6 +113,9 @@ static void what_does_not_fit_is_refused_and_nothing_written(void **state)
     refuse(&shared, &sum, &sum, VTC_ERR_OVERLAP, "a part overlaps mass");
     sum.keep[0] = 6;
     refuse(&plan, &sum, &sum, VTC_ERR_RANGE, "keep[0] of a part is 6");
+    sum.keep[0] = 0;
+    sum.source[1] = sum.source[0];
+    refuse(&plan, &sum, &sum, VTC_ERR_DATA, "do not ascend");
     assert_true(is_poisoned(plan.keep, 4 * sizeof(int32_t)));
     assert_int_equal(plan.n_out, 0);
     free_plan(&sum);

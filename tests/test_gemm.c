@@ -36,30 +36,58 @@ static double relative_step(vtc_dtype dtype)
     return dtype == VTC_F32 ? 0x1p-24 : dtype == VTC_F16 ? 0x1p-11 : 0x1p-8;
 }
 
+/* One element of A B, and the sum of the magnitudes of its terms. */
+static double product_at(const vtci_gemm *g, size_t b, size_t i, size_t j, double *magnitude)
+{
+    double sum = 0.0;
+
+    *magnitude = 0.0;
+    for (size_t s = 0; s < g->a.n_cols; s++) {
+        const float w = g->trans_b ? at(&g->b, b, j, s) : at(&g->b, b, s, j);
+        const double term = (double)at(&g->a, b, i, s) * w;
+
+        sum += term;
+        *magnitude += fabs(term);
+    }
+    return sum;
+}
+
+/* The functions used here, none of which is steeper than 3 / 2. */
+static double activation(vtci_activation act, double x)
+{
+    if (act == VTCI_ACT_GELU_ERF)
+        return x / 2 * (1 + erf(x / sqrt(2.0)));
+    if (act == VTCI_ACT_HARD_SWISH)
+        return x * fmin(fmax(x + 3, 0), 6) / 6;
+    assert_true(act == VTCI_ACT_NONE);
+    return x;
+}
+
+static void assert_element(const vtci_gemm *g, size_t b, size_t i, size_t j)
+{
+    const double bias = g->bias.dtype == (vtc_dtype)0 ? 0.0 : (double)at(&g->bias, 0, 0, j);
+    const double residual = g->residual.dtype == (vtc_dtype)0 ? 0.0 : at(&g->residual, b, i, j);
+    double magnitude;
+    const double x = product_at(g, b, i, j, &magnitude) + bias;
+    const double want = activation(g->act, x) + residual;
+    const double before = (double)(g->a.n_cols + 3) * 0x1p-24 * (magnitude + fabs(bias));
+    const double after = g->act == VTCI_ACT_NONE ? 0.0 : 0x1p-22 * fabs(x);
+    /* subnormal F16 results round in steps of 2^-24 */
+    const double bound = 1.5 * before + after + 0x1p-24 * fabs(residual) +
+                         relative_step(g->c.dtype) * fabs(want) +
+                         (g->c.dtype == VTC_F16 ? 0x1p-24 : 0.0);
+
+    if (!(fabs(at(&g->c, b, i, j) - want) <= bound))
+        fail_msg("[%zu, %zu, %zu] of a product over %zu is %g, not %g", b, i, j, g->a.n_cols,
+                 (double)at(&g->c, b, i, j), want);
+}
+
 static void assert_product(const vtci_gemm *g)
 {
-    const size_t k = g->a.n_cols;
-
     for (size_t b = 0; b < g->c.n_batch; b++)
         for (size_t i = 0; i < g->c.n_rows; i++)
-            for (size_t j = 0; j < g->c.n_cols; j++) {
-                double want = 0.0, magnitude = 0.0;
-
-                for (size_t s = 0; s < k; s++) {
-                    const float w = g->trans_b ? at(&g->b, b, j, s) : at(&g->b, b, s, j);
-                    const double term = (double)at(&g->a, b, i, s) * w;
-
-                    want += term;
-                    magnitude += fabs(term);
-                }
-                /* subnormal F16 results round in steps of 2^-24 */
-                const double bound = (double)(k + 2) * 0x1p-24 * magnitude +
-                                     relative_step(g->c.dtype) * fabs(want) +
-                                     (g->c.dtype == VTC_F16 ? 0x1p-24 : 0.0);
-                if (!(fabs(at(&g->c, b, i, j) - want) <= bound))
-                    fail_msg("[%zu, %zu, %zu] of a product over %zu is %g, not %g", b, i, j, k,
-                             (double)at(&g->c, b, i, j), want);
-            }
+            for (size_t j = 0; j < g->c.n_cols; j++)
+                assert_element(g, b, i, j);
 }
 
 /* Runs the product with exactly the scratch it asks for. */
@@ -98,6 +126,10 @@ static void free_product(vtci_gemm *g)
     guard_free(g->a.data);
     guard_free(g->b.data);
     guard_free(g->c.data);
+    if (g->bias.data != NULL)
+        guard_free(g->bias.data);
+    if (g->residual.data != NULL)
+        guard_free(g->residual.data);
 }
 
 struct shape {
@@ -135,9 +167,9 @@ static void check_product(uint64_t *seed, struct shape s, bool trans_b, const vt
 static void odd_shapes_match_the_triple_loop(void **state)
 {
     static const struct shape shapes[] = {
-        { 1, 1, 1, 1, 0 },     { 1, 1, 70, 33, 0 },  { 1, 33, 1, 70, 0 }, { 1, 1, 1200, 18, 3 },
-        { 1, 2, 2, 2, 1 },     { 1, 17, 19, 23, 0 }, { 1, 5, 513, 7, 0 }, { 1, 641, 3, 9, 0 },
-        { 1, 700, 600, 5, 2 }, { 1, 3, 4, 300, 0 },  { 3, 7, 11, 13, 0 }, { 2, 1, 40, 50, 1 },
+        { 1, 1, 1, 1, 0 },      { 1, 1, 70, 33, 0 },  { 1, 33, 1, 70, 0 }, { 1, 1, 1200, 18, 3 },
+        { 1, 2, 2, 2, 1 },      { 1, 17, 19, 23, 0 }, { 1, 5, 705, 7, 0 }, { 1, 1025, 3, 9, 0 },
+        { 1, 1030, 720, 3, 2 }, { 1, 3, 4, 300, 0 },  { 3, 7, 11, 13, 0 }, { 2, 1, 40, 50, 1 },
     };
     static const vtc_dtype f32[3] = { VTC_F32, VTC_F32, VTC_F32 };
     uint64_t seed = 1;
@@ -152,7 +184,7 @@ static void odd_shapes_match_the_triple_loop(void **state)
 static void any_mix_of_dtypes_is_widened_and_narrowed(void **state)
 {
     static const struct shape shapes[] = {
-        { 1, 9, 21, 35, 0 }, { 2, 5, 530, 6, 3 }, { 1, 1, 34, 20, 0 }, { 1, 650, 2, 3, 1 }
+        { 1, 9, 21, 35, 0 }, { 2, 5, 710, 6, 3 }, { 1, 1, 34, 20, 0 }, { 1, 1030, 2, 3, 1 }
     };
     uint64_t seed = 2;
 
@@ -196,6 +228,68 @@ static void an_empty_product_writes_nothing(void **state)
     }
 }
 
+/* ---- what follows the product ---------------------------------------------------------------- */
+
+/* Options: 1 bias, 2 residual for each batch, 4 one residual for all. */
+static vtci_gemm make_finished(uint64_t *seed, struct shape s, const vtc_dtype *dtype,
+                               vtci_activation act, unsigned options)
+{
+    vtci_gemm g = make_product(seed, s, true, dtype);
+
+    g.act = act;
+    if ((options & 1) != 0)
+        g.bias = random_rows(seed, dtype[3], 1, 1, s.n, 0);
+    if ((options & 6) != 0)
+        g.residual =
+            random_rows(seed, dtype[4], (options & 4) != 0 ? 1 : s.batch, s.m, s.n, 2 * s.pad);
+    return g;
+}
+
+static void bias_activation_and_residual_follow_the_product(void **state)
+{
+    static const struct shape shapes[] = { { 1, 7, 5, 3, 0 },    { 2, 3, 710, 4, 1 },
+                                           { 1, 1026, 2, 3, 1 }, { 1, 1, 34, 20, 0 },
+                                           { 1, 4, 6, 0, 0 },    { 1, 0, 6, 2, 0 } };
+    static const vtci_activation acts[] = { VTCI_ACT_NONE, VTCI_ACT_GELU_ERF, VTCI_ACT_HARD_SWISH };
+    uint64_t seed = 10;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(shapes) / sizeof(*shapes); i++)
+        for (unsigned options = 0; options < 6; options++)
+            for (size_t mix = 0; mix < 9; mix++) {
+                const vtc_dtype c = dtypes[mix % 3], side = dtypes[mix / 3];
+                const vtc_dtype dtype[5] = { VTC_F32, side, c, side, dtypes[(mix + 1) % 3] };
+                vtci_gemm g =
+                    make_finished(&seed, shapes[i], dtype, acts[(mix + options) % 3], options);
+
+                run_product(&g, 2);
+                assert_product(&g);
+                assert_gap_untouched(&g.c);
+                free_product(&g);
+            }
+}
+
+/* A query knows no addresses: what is absent must show in the dtype, not in the data. */
+static void a_query_without_data_asks_for_the_same_scratch(void **state)
+{
+    static const vtc_dtype dtype[5] = { VTC_F16, VTC_BF16, VTC_F16, VTC_BF16, VTC_F16 };
+    uint64_t seed = 11;
+    vtci_gemm g =
+        make_finished(&seed, (struct shape){ 1, 9, 300, 8, 0 }, dtype, VTCI_ACT_GELU_ERF, 3);
+    vtci_gemm blind = g;
+    vtci_arena full = { NULL, 0, false }, empty = full;
+    vtci_call call;
+
+    (void)state;
+    blind.a.data = blind.b.data = blind.c.data = blind.bias.data = blind.residual.data = NULL;
+    assert_int_equal(vtci_begin(&call, "product", NULL), VTC_OK);
+    vtci_gemm_lay_out(&full, &call, &g);
+    vtci_gemm_lay_out(&empty, &call, &blind);
+    assert_int_equal(full.used, empty.used);
+    assert_true(full.used > 0);
+    free_product(&g);
+}
+
 /* ---- strides --------------------------------------------------------------------------------- */
 
 static void a_repeated_row_is_copied_for_sgemm(void **state)
@@ -235,7 +329,8 @@ static void overlapping_rows_are_copied_for_sgemm(void **state)
 static void check_workers(uint64_t *seed, struct shape s, bool trans_b, const vtc_dtype *dtype)
 {
     static const size_t n_workers[] = { 0, 2, 5 };
-    vtci_gemm g = make_product(seed, s, trans_b, dtype);
+    vtci_gemm g = trans_b ? make_finished(seed, s, dtype, VTCI_ACT_GELU_ERF, 3)
+                          : make_product(seed, s, false, dtype);
     const size_t bytes = s.batch * g.c.batch_stride;
     void *first = malloc(bytes);
 
@@ -253,11 +348,11 @@ static void check_workers(uint64_t *seed, struct shape s, bool trans_b, const vt
 
 static void any_number_of_workers_gives_the_same_bits(void **state)
 {
-    static const struct shape shapes[] = { { 1, 700, 1100, 40, 0 },
+    static const struct shape shapes[] = { { 1, 1030, 1500, 10, 0 },
                                            { 1, 1, 1500, 40, 0 },
                                            { 3, 20, 600, 65, 0 } };
-    static const vtc_dtype mixes[2][3] = { { VTC_F32, VTC_F32, VTC_F32 },
-                                           { VTC_F16, VTC_BF16, VTC_F16 } };
+    static const vtc_dtype mixes[2][5] = { { VTC_F32, VTC_F32, VTC_F32, VTC_F32, VTC_F32 },
+                                           { VTC_F16, VTC_BF16, VTC_F16, VTC_BF16, VTC_F16 } };
     uint64_t seed = 7;
 
     (void)state;
@@ -325,8 +420,10 @@ static void the_callers_sgemm_is_called_once_per_tile(void **state)
     (void)state;
     check_callers_sgemm(false, 20, 30, 1);
     check_callers_sgemm(true, 20, 30, 1);
-    check_callers_sgemm(false, 641, 1025, 6);
-    check_callers_sgemm(true, 641, 1025, 6);
+    check_callers_sgemm(true, 20, 255, 1);
+    check_callers_sgemm(true, 20, 256, 2); /* wide enough for two workers */
+    check_callers_sgemm(false, 1025, 1409, 8);
+    check_callers_sgemm(true, 1025, 1409, 8);
     check_callers_sgemm(true, 1, 30, 0); /* a single row never is a matrix product */
 }
 
@@ -373,6 +470,8 @@ int main(void)
         cmocka_unit_test(any_mix_of_dtypes_is_widened_and_narrowed),
         cmocka_unit_test(an_empty_sum_gives_zeros),
         cmocka_unit_test(an_empty_product_writes_nothing),
+        cmocka_unit_test(bias_activation_and_residual_follow_the_product),
+        cmocka_unit_test(a_query_without_data_asks_for_the_same_scratch),
         cmocka_unit_test(a_repeated_row_is_copied_for_sgemm),
         cmocka_unit_test(overlapping_rows_are_copied_for_sgemm),
         cmocka_unit_test(any_number_of_workers_gives_the_same_bits),

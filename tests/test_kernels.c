@@ -50,6 +50,9 @@ static void features_choose_the_table(void **state)
     assert_string_equal(vtci_kernels_for(VTCI_CPU_AVX2)->name, "avx2");
     assert_string_equal(vtci_kernels_for(VTCI_CPU_AVX2 | VTCI_CPU_AVX512)->name, "avx512");
 #endif
+#if VTCI_NEON
+    assert_string_equal(vtci_kernels_for(VTCI_CPU_NEON)->name, "neon");
+#endif
     assert_string_equal(vtci_kernels_for(VTCI_CPU_AVX512)->name, "c");
     assert_ptr_equal(vtci_kernels_get(), vtci_kernels_for(vtci_cpu_features()));
 }

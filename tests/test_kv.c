@@ -214,6 +214,25 @@ static void layouts_may_differ_in_strides(void **state)
     free_plan(&plan);
 }
 
+static void a_source_may_repeat_its_heads(void **state)
+{
+    const unsigned char rows[4] = { 10, 11, 12, 13 }, want[4] = { 11, 13, 11, 13 };
+    const int32_t kept[2] = { 1, 3 };
+    unsigned char out[4];
+    vtc_plan plan = empty_plan(4, 2, 0);
+    const shape to = { HEADS_TOKENS_D, 2, 1, 1, 2, 0 };
+    vtc_kv dst = view_of(&to, out, NULL), src = dst;
+
+    (void)state;
+    src.data = (void *)(uintptr_t)rows;
+    src.n_rows = 4;
+    src.outer_stride = 0;
+    assert_int_equal(vtc_plan_select(&plan, 4, kept, 2, NULL, NULL), VTC_OK);
+    assert_int_equal(vtc_plan_gather_kv(&plan, &src, &dst, 1, NULL), VTC_OK);
+    assert_memory_equal(out, want, sizeof(want));
+    free_plan(&plan);
+}
+
 static void nothing_to_move_is_fine(void **state)
 {
     vtc_plan plan = empty_plan(0, 0, 0);
@@ -288,10 +307,10 @@ static void views_are_checked(void **state)
     refuse(&p.plan, &p.from, &bad, VTC_ERR_SHAPE, "pieces of 4 bytes");
     bad = p.to;
     bad.row_stride = 3;
-    refuse(&p.plan, &p.from, &bad, VTC_ERR_SHAPE, "pieces of 4 bytes overlap");
+    refuse(&p.plan, &p.from, &bad, VTC_ERR_OVERLAP, "pieces of 4 bytes overlap");
     bad = p.to;
     bad.outer_stride = 20;
-    refuse(&p.plan, &p.from, &bad, VTC_ERR_SHAPE, "strides 20, 0 and 4");
+    refuse(&p.plan, &p.from, &bad, VTC_ERR_OVERLAP, "strides 20, 0 and 4");
     bad = p.to;
     bad.outer_stride = SIZE_MAX / 2;
     refuse(&p.plan, &p.from, &bad, VTC_ERR_OVERFLOW, "size of dst[0]");
@@ -389,6 +408,7 @@ int main(void)
         cmocka_unit_test(rows_in_place_are_those_of_new_memory),
         cmocka_unit_test(a_large_view_is_cut_into_tasks_of_rows),
         cmocka_unit_test(layouts_may_differ_in_strides),
+        cmocka_unit_test(a_source_may_repeat_its_heads),
         cmocka_unit_test(nothing_to_move_is_fine),
         cmocka_unit_test(views_are_checked),
         cmocka_unit_test(memory_that_is_written_must_be_apart),

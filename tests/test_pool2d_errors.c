@@ -147,7 +147,7 @@ static void outputs_that_do_not_fit_are_refused(void **state)
     expect_bad_views(&x, bad, true, VTC_ERR_DTYPE, "y has dtype U8");
     bad = y;
     bad.stride[1] = 5;
-    expect_bad_views(&x, bad, true, VTC_ERR_SHAPE, "overlap itself");
+    expect_bad_views(&x, bad, true, VTC_ERR_OVERLAP, "overlap itself");
     bad = y;
     bad.stride[0] = SIZE_MAX / 4;
     expect_bad_views(&x, bad, true, VTC_ERR_OVERFLOW, "size of y overflows");

@@ -94,11 +94,23 @@ static void an_input_may_repeat_rows_and_an_output_may_not(void **state)
     (void)state;
     t.stride[0] = 0;
     expect(&t, VTCI_IN, VTC_OK, NULL);
-    expect(&t, VTCI_OUT, VTC_ERR_SHAPE, "overlap itself");
+    expect(&t, VTCI_OUT, VTC_ERR_OVERLAP, "overlap itself");
     t.stride[0] = 3;
-    expect(&t, VTCI_OUT, VTC_ERR_SHAPE, "overlap itself");
+    expect(&t, VTCI_OUT, VTC_ERR_OVERLAP, "overlap itself");
     t.stride[0] = 5;
     expect(&t, VTCI_OUT, VTC_OK, NULL);
+}
+
+static void an_output_may_have_its_outer_axes_in_any_order(void **state)
+{
+    vtc_tensor t = vtc_f32_3d(memory, 2, 3, 4);
+
+    (void)state;
+    t.stride[0] = 4;
+    t.stride[1] = 8;
+    expect(&t, VTCI_OUT, VTC_OK, NULL);
+    t.stride[1] = 7;
+    expect(&t, VTCI_OUT, VTC_ERR_OVERLAP, "overlap itself");
 }
 
 static void sizes_that_wrap_are_refused(void **state)
@@ -136,6 +148,8 @@ static void ranges_meet_only_when_bytes_are_shared(void **state)
     b.data = memory + 7;
     assert_failed(&d.log, vtci_check_apart(&d.call, "y", &a, "x", &b), VTC_ERR_OVERLAP,
                   "y overlaps x");
+    assert_true(vtci_ranges_meet(memory, SIZE_MAX, memory + 7, 1));
+    assert_true(vtci_ranges_meet(memory + 7, 1, memory, SIZE_MAX));
 }
 
 static void the_span_ends_with_the_last_element(void **state)
@@ -187,6 +201,7 @@ int main(void)
         cmocka_unit_test(null_dtype_and_rank_are_checked),
         cmocka_unit_test(the_inner_stride_must_be_one),
         cmocka_unit_test(an_input_may_repeat_rows_and_an_output_may_not),
+        cmocka_unit_test(an_output_may_have_its_outer_axes_in_any_order),
         cmocka_unit_test(sizes_that_wrap_are_refused),
         cmocka_unit_test(an_empty_view_needs_no_data),
         cmocka_unit_test(ranges_meet_only_when_bytes_are_shared),

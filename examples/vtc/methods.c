@@ -76,7 +76,7 @@ static void print_all(void)
 static void print_row(const char *name, unsigned needs, unsigned uses, const char *paper,
                       const char *checked)
 {
-    printf("| %s |", name);
+    printf("| `%s` |", name);
     for (unsigned bit = 1; bit <= VTC_NEED_IMAGE; bit <<= 1)
         printf(" %s |", (needs & bit) != 0 ? "needs" : (uses & bit) != 0 ? "uses" : "");
     printf(" %s | %s |\n", paper, checked);

@@ -67,10 +67,11 @@ static bool read_pixels(struct reader *reader, FILE *file, struct photo *photo)
     if (!photo_allocate(reader->tool, photo, jpeg->image_width, jpeg->image_height, 3))
         return false;
     jpeg_start_decompress(jpeg);
-    while (jpeg->output_scanline < jpeg->output_height)
-        jpeg_read_scanlines(jpeg,
-                            &(JSAMPROW){ photo->rgb + 3 * photo->width * jpeg->output_scanline },
-                            1);
+    while (jpeg->output_scanline < jpeg->output_height) {
+        JSAMPROW row = photo->rgb + 3 * photo->width * jpeg->output_scanline;
+
+        jpeg_read_scanlines(jpeg, &row, 1);
+    }
     jpeg_finish_decompress(jpeg);
     return true;
 }

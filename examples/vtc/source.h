@@ -11,7 +11,7 @@
 struct source {
     vtc_plan_inputs inputs; /* points to the views below: do not copy a source */
     vtc_tensor features;    /* [N, C]                                          */
-    vtc_tensor keys, cls_query, cls_attention, lm_query, lm_keys;
+    vtc_tensor keys, cls_query, cls_attention, lm_query, lm_keys, text_query;
     size_t n_tokens;
     size_t grid_h, grid_w; /* 0: unknown, a token file does not have to tell   */
 

@@ -6,7 +6,7 @@
  *                              language model (metadata v_start), n = all its rows, k rotated
  *   cls_attention  [H, N]      after softmax
  *   q_cls          [H, d]      query of [CLS]
- *   text_q         [H, M, d]   queries of text rows: checked, no planner of this version reads it
+ *   text_q         [H, M, d]   queries of the text rows of a language model
  *   mass           [N]         patches each token stands for
  *   grid, scale                [2] I32 or I64; one F32. scale may also be metadata
  *   metadata                   layer, rotated (0 or 1), v_start, n_text, scale
@@ -228,19 +228,21 @@ static bool map_language_model(struct tool *tool, struct source *source, const v
 static bool read_queries_and_keys(struct tool *tool, struct source *source)
 {
     const vtc_safetensors *file = source->file;
-    vtc_tensor q = { 0 }, k = { 0 }, text_q = { 0 };
+    vtc_tensor q = { 0 }, k = { 0 }, *text_q = &source->text_query;
 
     if (!read_floats(tool, file, "q", 3, "floats [H, n, d]", &q) ||
         !read_floats(tool, file, "k", 3, "floats [H, n, d]", &k) ||
-        !read_floats(tool, file, "text_q", 3, "floats [H, M, d]", &text_q) ||
+        !read_floats(tool, file, "text_q", 3, "floats [H, M, d]", text_q) ||
         !read_floats(tool, file, "q_cls", 2, "floats [H, d]", &source->cls_query))
         return false;
     if (q.rank != 0 && k.rank != 0 && (q.dim[1] != k.dim[1] || q.dim[2] != k.dim[2]))
         return tool_fail(tool, "tensors q and k differ: n %zu and %zu, d %zu and %zu", q.dim[1],
                          k.dim[1], q.dim[2], k.dim[2]);
-    if (text_q.rank != 0 && k.rank != 0 && text_q.dim[2] != k.dim[2])
-        return tool_fail(tool, "tensors text_q and k differ: d %zu and %zu", text_q.dim[2],
+    if (text_q->rank != 0 && k.rank != 0 && text_q->dim[2] != k.dim[2])
+        return tool_fail(tool, "tensors text_q and k differ: d %zu and %zu", text_q->dim[2],
                          k.dim[2]);
+    if (text_q->rank != 0)
+        source->inputs.text_query = text_q;
     if (source->cls_query.rank != 0)
         source->inputs.cls_query = &source->cls_query;
     return vtc_safetensors_metadata(file, "v_start") != NULL

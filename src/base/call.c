@@ -5,7 +5,9 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { ALIGNMENT = 64, MESSAGE_SIZE = 320 };
+/* No struct of any version comes near STRUCT_MAX: garbage is told from a size before a tail of that
+ * length is read. */
+enum { ALIGNMENT = 64, MESSAGE_SIZE = 320, STRUCT_MAX = 4096 };
 
 vtc_status vtci_begin(vtci_call *call, const char *name, const vtc_exec *exec)
 {
@@ -44,8 +46,8 @@ vtc_status vtci_params_read(const vtci_call *call, void *params, size_t size, co
     if (from == NULL)
         return VTC_OK;
     memcpy(&known, from, sizeof(known));
-    VTCI_REQUIRE(call, known >= sizeof(size_t), VTC_ERR_RANGE,
-                 "struct_size is %zu; start from the _INIT macro", known);
+    VTCI_REQUIRE(call, known != 0 && known % sizeof(known) == 0 && known <= STRUCT_MAX,
+                 VTC_ERR_RANGE, "struct_size is %zu; start from the _INIT macro", known);
     for (size_t i = size; i < known; i++)
         VTCI_REQUIRE(call, ((const unsigned char *)from)[i] == 0, VTC_ERR_UNSUPPORTED,
                      "struct_size is %zu, this library knows %zu bytes and the rest is not zero",
@@ -65,7 +67,8 @@ void *vtci_take(vtci_arena *arena, size_t count, size_t size)
         return NULL;
     }
     arena->used = begin + (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-    return arena->base == NULL ? NULL : arena->base + begin;
+    /* in integers, because this may be behind the memory's end: vtci_arena_check() will tell */
+    return arena->base == NULL ? NULL : (void *)((uintptr_t)arena->base + begin);
 }
 
 char *vtci_take_slices(vtci_arena *arena, const vtci_call *call, size_t size, size_t *stride)

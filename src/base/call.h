@@ -66,7 +66,7 @@ typedef struct vtci_arena {
 
 void *vtci_take(vtci_arena *arena, size_t count, size_t size);
 
-/* n_workers pieces of `size` bytes each; *stride is their distance. vtci_slice() picks one. */
+/* n_workers pieces of `size` bytes each; *stride is their distance. */
 char *vtci_take_slices(vtci_arena *arena, const vtci_call *call, size_t size, size_t *stride);
 
 /* An arena over the caller's scratch memory (or none, in a query). */

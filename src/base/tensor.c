@@ -31,19 +31,24 @@ size_t vtci_span_bytes(const vtc_tensor *t)
     return vtci_mul(vtci_add(last, 1), vtc_dtype_size(t->dtype));
 }
 
-/* Row-major nesting: each axis steps over all of the next one, so no two elements coincide. */
-static bool overlaps_itself(const vtc_tensor *t)
+bool vtci_strides_overlap(size_t piece, int n_axes, const size_t *dim, const size_t *stride)
 {
-    size_t inner = 1;
+    size_t reach = piece;
+    unsigned taken = 0;
 
-    for (int axis = t->rank - 1; axis >= 0; axis--) {
-        if (t->dim[axis] <= 1)
-            continue;
-        if (t->stride[axis] < inner)
+    for (;;) {
+        int low = -1;
+
+        for (int a = 0; a < n_axes; a++)
+            if (dim[a] > 1 && (taken & 1u << a) == 0 && (low < 0 || stride[a] < stride[low]))
+                low = a;
+        if (low < 0)
+            return false;
+        if (stride[low] < reach)
             return true;
-        inner = vtci_mul(t->dim[axis], t->stride[axis]);
+        reach = vtci_add(reach, vtci_mul(dim[low] - 1, stride[low]));
+        taken |= 1u << low;
     }
-    return false;
 }
 
 static vtc_status check_layout(const vtci_call *call, const char *what, const vtc_tensor *t,
@@ -59,8 +64,8 @@ static vtc_status check_layout(const vtci_call *call, const char *what, const vt
                  vtci_mul(vtci_count(t), vtc_dtype_size(t->dtype)) <= PTRDIFF_MAX &&
                      vtci_span_bytes(t) <= PTRDIFF_MAX,
                  VTC_ERR_OVERFLOW, "the size of %s overflows", what);
-    VTCI_REQUIRE(call, access == VTCI_IN || !overlaps_itself(t), VTC_ERR_SHAPE,
-                 "%s has strides that make it overlap itself", what);
+    VTCI_REQUIRE(call, access == VTCI_IN || !vtci_strides_overlap(1, t->rank, t->dim, t->stride),
+                 VTC_ERR_OVERLAP, "%s has strides that make it overlap itself", what);
     return VTC_OK;
 }
 
@@ -89,7 +94,7 @@ bool vtci_ranges_meet(const void *a, size_t a_bytes, const void *b, size_t b_byt
 {
     const uintptr_t a0 = (uintptr_t)a, b0 = (uintptr_t)b;
 
-    return a_bytes != 0 && b_bytes != 0 && a0 < b0 + b_bytes && b0 < a0 + a_bytes;
+    return a_bytes != 0 && b_bytes != 0 && (a0 < b0 ? b0 - a0 < a_bytes : a0 - b0 < b_bytes);
 }
 
 vtc_status vtci_check_apart(const vtci_call *call, const char *out_name, const vtc_tensor *out,

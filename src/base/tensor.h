@@ -28,6 +28,13 @@ VTC_NODISCARD vtc_status vtci_check_apart(const vtci_call *call, const char *out
 /* The same for plain memory; a size of 0 never meets anything. */
 bool vtci_ranges_meet(const void *a, size_t a_bytes, const void *b, size_t b_bytes);
 
+/*
+ * Whether pieces at these distances may share memory; `piece` is in the unit of the strides. False
+ * only when, taken by rising stride, each axis steps over all that the ones before it reach: the
+ * order of the axes themselves does not matter.
+ */
+bool vtci_strides_overlap(size_t piece, int n_axes, const size_t *dim, const size_t *stride);
+
 /* Bytes from the first to one past the last element; 0 for an empty view. */
 size_t vtci_span_bytes(const vtc_tensor *t);
 

@@ -31,12 +31,14 @@ const vtc_decoder *vtc_decoder_find(const char *name)
 
 /* ---- costs ----------------------------------------------------------------------------------- */
 
-static vtc_status check_decoder(const vtci_call *call, const vtc_decoder *d)
+static vtc_status check_decoder(const vtci_call *call, const vtc_decoder *decoder)
 {
-    VTCI_REQUIRE_PTR(call, d);
-    VTCI_REQUIRE(call, d->n_layers != 0 && d->n_hidden != 0 && d->n_mlp != 0 && d->n_kv != 0,
+    VTCI_REQUIRE_PTR(call, decoder);
+    VTCI_REQUIRE(call,
+                 decoder->n_layers != 0 && decoder->n_hidden != 0 && decoder->n_mlp != 0 &&
+                     decoder->n_kv != 0,
                  VTC_ERR_RANGE, "the decoder has %zu layers of width %zu, %zu, %zu; none may be 0",
-                 d->n_layers, d->n_hidden, d->n_mlp, d->n_kv);
+                 decoder->n_layers, decoder->n_hidden, decoder->n_mlp, decoder->n_kv);
     return VTC_OK;
 }
 

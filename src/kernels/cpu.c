@@ -27,6 +27,8 @@ static unsigned disabled_features(void)
         mask |= VTCI_CPU_AVX512;
     if (list != NULL && strstr(list, "avx2") != NULL)
         mask |= VTCI_CPU_AVX2;
+    if (list != NULL && strstr(list, "neon") != NULL)
+        mask |= VTCI_CPU_NEON;
     return mask;
 }
 #else
@@ -47,6 +49,9 @@ unsigned vtci_cpu_features(void)
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
         cpu |= VTCI_CPU_AVX512;
+#endif
+#if VTCI_NEON
+    cpu |= VTCI_CPU_NEON;
 #endif
     return cpu & ~disabled_features();
 }

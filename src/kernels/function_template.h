@@ -3,9 +3,6 @@
  * the norms.
  */
 
-/* For functions of one vector: they must vanish into the loops that take them as an argument. */
-#define INLINE ATTRIBUTES static inline __attribute__((always_inline))
-
 /*
  * e^x for x <= 0, to 1.01 ULP; 0 below ln 2^-126, where results would be subnormal. NaN stays NaN.
  *
@@ -95,7 +92,7 @@ INLINE vec KERNEL(sigmoid)(vec x)
  * x Phi(x), Phi the cumulative normal distribution. Phi(-a) = e^(-a^2 / 2) R(a) for a >= 0, where R
  * (half the scaled complementary error function of a / sqrt 2) falls slowly from 1/2: it is t P(t),
  * t = 3.5 / (a + 3.5), P of degree 9 from a minimax fit of the relative error on a <= 13.3: 2^-27.
- * Unlike 1 + erf this does not cancel for negative x, so that all results are good to 6 ULP.
+ * Unlike 1 + erf this does not cancel for negative x, so that all results are good to 8 ULP.
  */
 INLINE vec KERNEL(gelu_erf)(vec x)
 {
@@ -167,18 +164,13 @@ INLINE vec KERNEL(identity)(vec x)
 /* y = f(x + bias) */
 INLINE void KERNEL(map)(vec (*f)(vec), float *y, const float *x, const float *bias, size_t n)
 {
-    size_t i = 0;
+    for (size_t i = 0; i < n; i += VL) {
+        const size_t left = n - i;
+        vec v = KERNEL(load_next)(x + i, left, 0.0f);
 
-    for (; n - i >= VL; i += VL) {
-        const vec v = load(x + i);
-
-        store(y + i, f(bias == NULL ? v : add(v, load(bias + i))));
-    }
-    if (i < n) {
-        const size_t m = n - i;
-        const vec v = load_some(x + i, m, 0.0f);
-
-        store_some(y + i, m, f(bias == NULL ? v : add(v, load_some(bias + i, m, 0.0f))));
+        if (bias != NULL)
+            v = add(v, KERNEL(load_next)(bias + i, left, 0.0f));
+        KERNEL(store_next)(y + i, left, f(v));
     }
 }
 
@@ -266,12 +258,12 @@ ATTRIBUTES static void KERNEL(layer_norm)(float *y, const float *x, const float 
     const float inverse = 1.0f / sqrtf(square / count - rest * rest + eps);
 
     for (size_t i = 0; i < n; i += VL) {
-        const size_t m = LANES(n - i);
-        const vec d = sub(sub(load_some(x + i, m, 0.0f), fill(mean)), fill(rest));
-        const vec factor = w == NULL ? fill(1.0f) : load_some(w + i, m, 0.0f);
-        const vec offset = b == NULL ? fill(0.0f) : load_some(b + i, m, 0.0f);
+        const size_t left = n - i;
+        const vec d = sub(sub(KERNEL(load_next)(x + i, left, 0.0f), fill(mean)), fill(rest));
+        const vec factor = w == NULL ? fill(1.0f) : KERNEL(load_next)(w + i, left, 0.0f);
+        const vec offset = b == NULL ? fill(0.0f) : KERNEL(load_next)(b + i, left, 0.0f);
 
-        store_some(y + i, m, fma3(mul(d, fill(inverse)), factor, offset));
+        KERNEL(store_next)(y + i, left, fma3(mul(d, fill(inverse)), factor, offset));
     }
 }
 
@@ -282,9 +274,10 @@ ATTRIBUTES static void KERNEL(rms_norm)(float *y, const float *x, const float *w
     const vec inverse = fill(1.0f / sqrtf(mean_square + eps));
 
     for (size_t i = 0; i < n; i += VL) {
-        const size_t m = LANES(n - i);
-        const vec factor = add(fill(offset), load_some(w + i, m, 0.0f));
+        const size_t left = n - i;
+        const vec unit = mul(KERNEL(load_next)(x + i, left, 0.0f), inverse);
+        const vec factor = add(fill(offset), KERNEL(load_next)(w + i, left, 0.0f));
 
-        store_some(y + i, m, mul(mul(load_some(x + i, m, 0.0f), inverse), factor));
+        KERNEL(store_next)(y + i, left, mul(unit, factor));
     }
 }

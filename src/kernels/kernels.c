@@ -12,9 +12,12 @@ const vtci_kernels *vtci_kernels_for(unsigned cpu)
         return &vtci_kernels_avx512;
     if ((cpu & VTCI_CPU_AVX2) != 0)
         return &vtci_kernels_avx2;
-#else
-    (void)cpu;
 #endif
+#if VTCI_NEON
+    if ((cpu & VTCI_CPU_NEON) != 0)
+        return &vtci_kernels_neon;
+#endif
+    (void)cpu; /* elsewhere there is nothing to choose from */
     return &vtci_kernels_c;
 }
 

@@ -46,6 +46,24 @@ enum { BLOCK = 4 * VL };
 /* Lanes of the next vector when `left` floats are left. */
 #define LANES(left) ((left) < VL ? (left) : VL)
 
+/* For functions of vectors: they must vanish into the loops that use them, all the more where they
+ * are an argument. */
+#define INLINE ATTRIBUTES static inline __attribute__((always_inline))
+
+/* The next vector when `left` floats are left. */
+INLINE vec KERNEL(load_next)(const float *p, size_t left, float rest)
+{
+    return left >= VL ? load(p) : load_some(p, left, rest);
+}
+
+INLINE void KERNEL(store_next)(float *p, size_t left, vec v)
+{
+    if (left >= VL)
+        store(p, v);
+    else
+        store_some(p, left, v);
+}
+
 ATTRIBUTES static float KERNEL(dot)(const float *x, const float *y, size_t n)
 {
     vec s0 = fill(0.0f), s1 = s0, s2 = s0, s3 = s0;
@@ -78,22 +96,24 @@ ATTRIBUTES static void KERNEL(scale)(float *y, const float *x, float a, size_t n
 
 ATTRIBUTES static void KERNEL(add)(float *y, const float *x, const float *z, size_t n)
 {
-    size_t i = 0;
+    for (size_t i = 0; i < n; i += VL) {
+        const size_t left = n - i;
+        const vec a = KERNEL(load_next)(x + i, left, 0.0f),
+                  b = KERNEL(load_next)(z + i, left, 0.0f);
 
-    for (; n - i >= VL; i += VL)
-        store(y + i, add(load(x + i), load(z + i)));
-    if (i < n)
-        store_some(y + i, n - i, add(load_some(x + i, n - i, 0.0f), load_some(z + i, n - i, 0.0f)));
+        KERNEL(store_next)(y + i, left, add(a, b));
+    }
 }
 
 ATTRIBUTES static void KERNEL(multiply)(float *y, const float *x, const float *z, size_t n)
 {
-    size_t i = 0;
+    for (size_t i = 0; i < n; i += VL) {
+        const size_t left = n - i;
+        const vec a = KERNEL(load_next)(x + i, left, 0.0f),
+                  b = KERNEL(load_next)(z + i, left, 0.0f);
 
-    for (; n - i >= VL; i += VL)
-        store(y + i, mul(load(x + i), load(z + i)));
-    if (i < n)
-        store_some(y + i, n - i, mul(load_some(x + i, n - i, 0.0f), load_some(z + i, n - i, 0.0f)));
+        KERNEL(store_next)(y + i, left, mul(a, b));
+    }
 }
 
 /*

@@ -8,11 +8,13 @@
 #include <string.h>
 
 /*
- * The largest tile. Panels of 512 columns cost 3 to 7 % against one call, since each packs A again,
- * but give eight tasks for a projection to 4096 channels; splitting rows costs more, so that the
- * 576 tokens of an image stay together.
+ * The largest tile. Each panel of columns packs the rows of A again, which costs 3 % of a
+ * projection of 576 tokens at 700 columns, 6 % at 512; one panel of all columns would cost nothing
+ * and leave the other workers idle. Splitting rows packs the weights again and costs more still, so
+ * that the tokens of an image stay together. From TWO_COLS columns on there are panels for two
+ * workers.
  */
-enum { TILE_ROWS = 640, TILE_COLS = 512 };
+enum { TILE_ROWS = 1024, TILE_COLS = 704, TWO_COLS = 256 };
 
 enum { LINE = 16 }; /* floats: tiles and pieces of a worker's slice start at cache lines */
 
@@ -85,22 +87,23 @@ vtc_status vtci_check_gemm(const vtci_call *call, size_t m, size_t n, size_t k)
 
 /* ---- tiles ----------------------------------------------------------------------------------- */
 
-/* Length of equal pieces no longer than `most`, rounded so that they start at cache lines. */
-static size_t even_split(size_t n, size_t most)
+/* Length of equal pieces of n, rounded so that they start at cache lines. */
+static size_t piece_length(size_t n, size_t n_pieces)
 {
-    const size_t piece = vtci_ceil_div(n, vtci_max(1, vtci_ceil_div(n, most)));
-
-    return vtci_ceil_div(piece, LINE) * LINE;
+    return vtci_ceil_div(vtci_ceil_div(n, vtci_max(1, n_pieces)), LINE) * LINE;
 }
 
 static size_t tile_rows(const vtci_gemm *g)
 {
-    return even_split(g->c.n_rows, TILE_ROWS);
+    return piece_length(g->c.n_rows, vtci_ceil_div(g->c.n_rows, TILE_ROWS));
 }
 
+/* The number of panels is even: two workers finish together. */
 static size_t tile_cols(const vtci_gemm *g)
 {
-    return even_split(g->c.n_cols, TILE_COLS);
+    const size_t n = g->c.n_cols, n_panels = vtci_ceil_div(n, TILE_COLS);
+
+    return piece_length(n, n < TWO_COLS ? n_panels : n_panels + n_panels % 2);
 }
 
 /* Leading dimension of a view that sgemm can use as it is; 0 when its rows must be copied. */

@@ -30,9 +30,10 @@ typedef struct vtci_gemm {
     vtci_rows b; /* [K, N] or [N, K] */
     vtci_rows c; /* [M, N]           */
     bool trans_b;
-    vtci_rows bias; /* [1, N] added to every row    */
+
+    vtci_rows bias; /* [1, N] added to every row */
     vtci_activation act;
-    vtci_rows residual; /* [M, N] must not overlap C    */
+    vtci_rows residual; /* [M, N] apart from C */
 
     /* set by vtci_gemm_lay_out() and vtci_gemm_run() */
     char *slices; /* worker scratch */

@@ -32,6 +32,16 @@ float *vtci_row_buffer(void *row, vtc_dtype dtype, float *tmp)
     return dtype == VTC_F32 ? row : tmp;
 }
 
+void vtci_copy_row(void *to, vtc_dtype to_dtype, const void *from, vtc_dtype from_dtype, size_t n,
+                   float *tmp)
+{
+    if (from_dtype == to_dtype)
+        memcpy(to, from, n * vtc_dtype_size(to_dtype));
+    else
+        vtci_store_row(to, to_dtype, n,
+                       vtci_load_row(from, from_dtype, n, vtci_row_buffer(to, to_dtype, tmp)));
+}
+
 float vtci_row_norm(const float *x, size_t n)
 {
     const float square = vtci_kernels_get()->dot(x, x, n);

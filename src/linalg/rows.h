@@ -14,6 +14,10 @@ void vtci_store_row(void *row, vtc_dtype dtype, size_t n, const float *x);
  * vtci_store_row(), which then converts (or does nothing). */
 float *vtci_row_buffer(void *row, vtc_dtype dtype, float *tmp);
 
+/* Row to row; equal dtypes keep every bit. tmp [n] serves from one 16-bit dtype to the other. */
+void vtci_copy_row(void *to, vtc_dtype to_dtype, const void *from, vtc_dtype from_dtype, size_t n,
+                   float *tmp);
+
 /* Euclidean length, exact to F32 rounding also where squares leave the F32 range. NaN if x has. */
 float vtci_row_norm(const float *x, size_t n);
 

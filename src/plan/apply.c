@@ -53,18 +53,6 @@ static void lay_out(vtci_arena *arena, const vtci_call *call, struct job *job)
                                    &job->slice_stride);
 }
 
-static void copy_row(const struct job *job, char *y, const char *x, float *tmp)
-{
-    const size_t n = job->y.n_cols;
-    const vtc_dtype dtype = job->y.dtype;
-
-    if (job->x.dtype == dtype)
-        memcpy(y, x, n * vtc_dtype_size(dtype));
-    else
-        vtci_store_row(y, dtype, n,
-                       vtci_load_row(x, job->x.dtype, n, vtci_row_buffer(y, dtype, tmp)));
-}
-
 static void apply_row(const struct job *job, size_t j, float *wide, float *tmp)
 {
     const vtci_entries row = vtci_plan_entries(&job->plan, j);
@@ -78,7 +66,7 @@ static void apply_row(const struct job *job, size_t j, float *wide, float *tmp)
         return;
     }
     if (row.n == 1 && row.weight[0] == 1.0f) {
-        copy_row(job, y, vtci_row(&job->x, 0, (size_t)row.source[0]), tmp);
+        vtci_copy_row(y, dtype, vtci_row(&job->x, 0, (size_t)row.source[0]), job->x.dtype, n, tmp);
         return;
     }
     float *sum = vtci_row_buffer(y, dtype, tmp);

@@ -40,7 +40,7 @@ static void list_arrays(const vtc_plan *p, size_t n_in, size_t n_out, size_t n_e
 
     for (size_t a = 0; a < N_ARRAYS; a++) {
         list[a] = counts[a];
-        list[a].bytes = counts[a].data == NULL ? 0 : counts[a].bytes * sizeof(int32_t);
+        list[a].bytes = counts[a].data == NULL ? 0 : vtci_mul(counts[a].bytes, sizeof(int32_t));
     }
 }
 
@@ -216,6 +216,19 @@ vtc_status vtci_plan_check_entries(const vtci_call *call, const char *what, cons
     return VTC_OK;
 }
 
+vtc_status vtci_plan_check_ascending(const vtci_call *call, const char *what, const vtc_plan *plan)
+{
+    for (size_t j = 0; j < plan->n_out; j++) {
+        const vtci_entries row = vtci_plan_entries(plan, j);
+
+        for (size_t e = 1; e < row.n; e++)
+            VTCI_REQUIRE(call, row.source[e - 1] < row.source[e], VTC_ERR_DATA,
+                         "the sources of output %zu of %s do not ascend: %d, %d", j, what,
+                         (int)row.source[e - 1], (int)row.source[e]);
+    }
+    return VTC_OK;
+}
+
 vtc_status vtci_plan_check_mass(const vtci_call *call, const char *what, const vtc_plan *plan)
 {
     VTCI_REQUIRE(call, plan->n_out == 0 || plan->mass != NULL, VTC_ERR_NULL, "mass of %s is NULL",
@@ -289,9 +302,6 @@ static vtc_status validate_row(const vtci_call *call, const vtc_plan *plan, size
     VTCI_REQUIRE(call, (plan->keep[j] < 0) == (row.n == 0), VTC_ERR_DATA,
                  "keep[%zu] is %d, but the output has %zu entries", j, (int)plan->keep[j], row.n);
     for (size_t e = 0; e < row.n; e++) {
-        VTCI_REQUIRE(call, e == 0 || row.source[e - 1] < row.source[e], VTC_ERR_DATA,
-                     "the sources of output %zu do not ascend: %d, %d", j, (int)row.source[e - 1],
-                     (int)row.source[e]);
         VTCI_REQUIRE(call, isfinite(row.weight[e]), VTC_ERR_DATA,
                      "the weight of row %d in output %zu is not finite", (int)row.source[e], j);
         VTCI_REQUIRE(call, plan->reduce == VTC_SUM || row.weight[e] > 0.0f, VTC_ERR_DATA,
@@ -339,6 +349,7 @@ vtc_status vtc_plan_validate(const vtc_plan *plan, const vtc_exec *exec)
     VTCI_TRY(vtci_plan_read(&call, "plan", plan, &p));
     VTCI_TRY(vtci_plan_check_keep(&call, "plan", &p, -1));
     VTCI_TRY(vtci_plan_check_entries(&call, "plan", &p));
+    VTCI_TRY(vtci_plan_check_ascending(&call, "plan", &p));
     VTCI_TRY(vtci_plan_check_mass(&call, "plan", &p));
     for (size_t j = 0; j < p.n_out; j++)
         VTCI_TRY(validate_row(&call, &p, j));

@@ -27,6 +27,7 @@ static vtc_status open_parts(const vtci_call *call, const vtc_plan *const *parts
         VTCI_TRY(vtci_plan_read(call, "a part", parts[p], &part));
         VTCI_TRY(vtci_plan_check_keep(call, "a part", &part, -1));
         VTCI_TRY(vtci_plan_check_entries(call, "a part", &part));
+        VTCI_TRY(vtci_plan_check_ascending(call, "a part", &part));
         VTCI_TRY(vtci_plan_check_mass(call, "a part", &part));
         step_over(sum, &part);
         if (part.begin == NULL)

@@ -20,37 +20,13 @@ static size_t span_of(const vtc_kv *kv)
                     vtci_add(vtci_mul(kv->n_rows - 1, kv->row_stride), kv->piece));
 }
 
-/* No two pieces share a byte when, taken by rising stride, each axis steps over those before it. */
-static bool pieces_are_apart(const vtc_kv *kv)
-{
-    size_t count[3] = { kv->n_outer, kv->n_inner, kv->n_rows };
-    size_t stride[3] = { kv->outer_stride, kv->inner_stride, kv->row_stride };
-    size_t extent = kv->piece;
-
-    for (int left = 3; left > 0; left--) {
-        int low = 0;
-
-        for (int a = 1; a < left; a++)
-            if (count[low] <= 1 || (count[a] > 1 && stride[a] < stride[low]))
-                low = a;
-        if (count[low] > 1) {
-            if (stride[low] < extent)
-                return false;
-            extent = vtci_add(extent, vtci_mul(count[low] - 1, stride[low]));
-        }
-        count[low] = count[left - 1];
-        stride[low] = stride[left - 1];
-    }
-    return true;
-}
-
 static vtc_status check_struct(const vtci_call *call, const char *what, const vtc_kv *views,
                                size_t v)
 {
     const size_t size = views->struct_size;
     vtc_kv copy = VTC_KV_INIT;
 
-    VTCI_REQUIRE(call, size >= sizeof(vtc_kv) && size % sizeof(size_t) == 0, VTC_ERR_RANGE,
+    VTCI_REQUIRE(call, size >= sizeof(vtc_kv), VTC_ERR_RANGE,
                  "%s[0] has struct_size %zu; start from VTC_KV_INIT", what, size);
     VTCI_REQUIRE(call, view_at(views, v)->struct_size == size, VTC_ERR_RANGE,
                  "%s[%zu] has struct_size %zu, %s[0] has %zu", what, v,
@@ -69,7 +45,17 @@ static vtc_status check_memory(const vtci_call *call, const char *what, const vt
                  "the size of %s[%zu] overflows", what, v);
     VTCI_REQUIRE(call, span_of(kv) == 0 || kv->data != NULL, VTC_ERR_NULL, "%s[%zu] has no data",
                  what, v);
-    VTCI_REQUIRE(call, span_of(kv) == 0 || pieces_are_apart(kv), VTC_ERR_SHAPE,
+    return VTC_OK;
+}
+
+static vtc_status check_pieces_apart(const vtci_call *call, const char *what, const vtc_kv *kv,
+                                     size_t v)
+{
+    const size_t count[3] = { kv->n_outer, kv->n_inner, kv->n_rows };
+    const size_t stride[3] = { kv->outer_stride, kv->inner_stride, kv->row_stride };
+
+    VTCI_REQUIRE(call, span_of(kv) == 0 || !vtci_strides_overlap(kv->piece, 3, count, stride),
+                 VTC_ERR_OVERLAP,
                  "%s[%zu] has strides %zu, %zu and %zu that make pieces of %zu bytes overlap", what,
                  v, kv->outer_stride, kv->inner_stride, kv->row_stride, kv->piece);
     return VTC_OK;
@@ -97,8 +83,9 @@ static vtc_status check_views(const vtci_call *call, const char *what, const vtc
     return VTC_OK;
 }
 
-/* Memory of views that are written: not part of the plan or of a list of slots, none twice. Views
- * may lie between each other (K and V of one page), so whether they share bytes is not known. */
+/* Memory of views that are written: pieces apart, not part of the plan or of a list of slots, no
+ * view twice. Views may lie between each other (K and V of one page), so whether these share bytes
+ * is not known. */
 static vtc_status check_written(const vtci_call *call, const vtc_plan *plan, const char *what,
                                 const vtc_kv *views, size_t n_views, size_t n_slots)
 {
@@ -106,6 +93,7 @@ static vtc_status check_written(const vtci_call *call, const vtc_plan *plan, con
         const vtc_kv *kv = view_at(views, v);
         const size_t span = span_of(kv);
 
+        VTCI_TRY(check_pieces_apart(call, what, kv, v));
         VTCI_TRY(vtci_plan_check_output(call, plan, what, kv->data, span));
         for (size_t u = 0; u < n_views && span != 0; u++) {
             const vtc_kv *other = view_at(views, u);

@@ -27,7 +27,7 @@ static vtc_status check_count(const vtci_call *call, const vtc_plan_count *count
 vtc_status vtc_plan_size(const vtc_plan_count *count, size_t *bytes, const vtc_exec *exec)
 {
     vtci_call call;
-    size_t needed;
+    size_t needed = 0;
 
     VTCI_TRY(vtci_begin(&call, "vtc_plan_size", exec));
     VTCI_REQUIRE_PTR(&call, bytes);
@@ -65,7 +65,7 @@ vtc_status vtc_plan_init(vtc_plan *plan, const vtc_plan_count *count, void *memo
                          const vtc_exec *exec)
 {
     vtci_call call;
-    size_t needed;
+    size_t needed = 0;
 
     VTCI_TRY(vtci_begin(&call, "vtc_plan_init", exec));
     VTCI_TRY(vtci_plan_open(&call, plan, 0, 0, 0));

@@ -56,6 +56,11 @@ VTC_NODISCARD vtc_status vtci_plan_check_keep(const vtci_call *call, const char 
 VTC_NODISCARD vtc_status vtci_plan_check_entries(const vtci_call *call, const char *what,
                                                  const vtc_plan *plan);
 
+/* VTC_ERR_DATA unless the sources of each output ascend, as vtci_plan_weight() needs them. For
+ * entries that were checked. */
+VTC_NODISCARD vtc_status vtci_plan_check_ascending(const vtci_call *call, const char *what,
+                                                   const vtc_plan *plan);
+
 /* VTC_ERR_DATA unless the masses are there, finite and not negative. */
 VTC_NODISCARD vtc_status vtci_plan_check_mass(const vtci_call *call, const char *what,
                                               const vtc_plan *plan);

@@ -3,8 +3,6 @@
 
 #include "../linalg/rows.h"
 
-#include <string.h>
-
 /* ---- one axis -------------------------------------------------------------------------------- */
 
 vtci_axis vtci_axis_identity(size_t n)
@@ -90,14 +88,7 @@ size_t vtci_pool_floats(vtc_dtype from, vtc_dtype to, size_t n)
 void vtci_copy_token(const void *from, vtc_dtype dtype, const vtci_rows *y, size_t b, size_t first,
                      float *scratch)
 {
-    const size_t n = y->n_cols;
-    char *to = vtci_row(y, b, first);
-
-    if (dtype == y->dtype)
-        memcpy(to, from, n * vtc_dtype_size(dtype));
-    else
-        vtci_store_row(to, y->dtype, n,
-                       vtci_load_row(from, dtype, n, vtci_row_buffer(to, y->dtype, scratch)));
+    vtci_copy_row(vtci_row(y, b, first), y->dtype, from, dtype, y->n_cols, scratch);
 }
 
 static void pool_token(const vtci_grid *grid, const vtci_taps *down, const vtci_taps *across,
@@ -140,8 +131,7 @@ void vtci_pool_row(const vtci_grid *grid, const vtci_pooling *pooling, size_t i,
     }
 }
 
-/* ---- what the functions of this family share ---------------------------------------------------
- */
+/* ---- what the functions of this family share ------------------------------------------------- */
 
 static vtc_status check_rows(const vtci_call *call, const char *what, const vtci_rows *rows,
                              size_t h, size_t w)

@@ -71,8 +71,7 @@ void vtci_copy_token(const void *from, vtc_dtype dtype, const vtci_rows *y, size
 void vtci_pool_row(const vtci_grid *grid, const vtci_pooling *pooling, size_t i, const vtci_rows *y,
                    size_t b, size_t first, float *scratch);
 
-/* ---- what the functions of this family share ---------------------------------------------------
- */
+/* ---- what the functions of this family share ------------------------------------------------- */
 
 /* x [B, in_h * in_w, *] and y [B, out_h * out_w, *], both of rank 2 or both of rank 3. */
 VTC_NODISCARD vtc_status vtci_check_grids(const vtci_call *call, const vtc_tensor *x, size_t in_h,

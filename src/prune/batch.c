@@ -118,7 +118,22 @@ vtc_status vtc_planner_scratch(const vtc_planner *planner, const void *params,
 
 /* ---- plans ----------------------------------------------------------------------------------- */
 
-/* The outputs and the data, before anything is written. */
+/* The views that an image may be planned from are apart from the plan of all images. */
+static vtc_status check_views_apart(const struct batch *batch, const vtc_plan *plan,
+                                    const vtc_plan_count *n)
+{
+    const vtc_tensor *const view[] = { batch->inputs.features, batch->inputs.keys,
+                                       batch->inputs.cls_attention };
+    const char *const name[] = { "features", "keys", "cls_attention" };
+
+    for (size_t i = 0; i < sizeof(view) / sizeof(*view); i++)
+        if (view[i] != NULL)
+            VTCI_TRY(vtci_plan_check_apart(batch->call, plan, n->n_in, n->n_out, n->n_nnz, name[i],
+                                           view[i]->data, vtci_span_bytes(view[i])));
+    return VTC_OK;
+}
+
+/* Room and memory, before anything is written. */
 static vtc_status check_batch(const struct batch *batch, const vtc_plan *plan,
                               const int32_t *out_begin)
 {
@@ -131,6 +146,7 @@ static vtc_status check_batch(const struct batch *batch, const vtc_plan *plan,
                  "%s acts on pixels, it has no plan of tokens", batch->planner.name);
     VTCI_TRY(count_batch(batch, &n));
     VTCI_TRY(vtci_plan_open(call, plan, n.n_in, n.n_out, n.n_nnz));
+    VTCI_TRY(check_views_apart(batch, plan, &n));
     VTCI_TRY(vtci_plan_check_apart(call, plan, n.n_in, n.n_out, n.n_nnz, "begin", in->begin,
                                    begin_bytes));
     VTCI_TRY(vtci_plan_check_apart(call, plan, n.n_in, n.n_out, n.n_nnz, "out_begin", out_begin,

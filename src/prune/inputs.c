@@ -23,7 +23,7 @@ static unsigned present(const vtc_plan_inputs *in)
         bits |= VTC_NEED_CLS;
     if (in->text != NULL)
         bits |= VTC_NEED_TEXT;
-    if (in->lm_query != NULL && in->lm_keys != NULL)
+    if ((in->lm_query != NULL || in->text_query != NULL) && in->lm_keys != NULL)
         bits |= VTC_NEED_LM;
     if (in->lm_hidden != NULL)
         bits |= VTC_NEED_HIDDEN;

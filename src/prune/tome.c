@@ -214,13 +214,26 @@ static void match_tile(void *job, size_t index, size_t worker)
     }
 }
 
-/* The n_merge best first; behind them the class token's order is ascending, else falling. */
+/* The even tokens that are not among the first n_merge of `order`, ascending, behind those. */
+static void append_ascending(vtci_tome *t, size_t n_merge)
+{
+    int32_t *merges = t->number; /* free until tokens are renumbered */
+
+    memset(merges, 0, n_even(t) * sizeof(*merges));
+    for (size_t i = 0; i < n_merge; i++)
+        merges[t->order[i]] = 1;
+    for (size_t a = 0; a < n_even(t); a++)
+        if (merges[a] == 0)
+            t->order[n_merge++] = (int32_t)a;
+}
+
+/* The n_merge best first; with a class token the others ascend, without one they fall. */
 static void rank(vtci_tome *t, size_t n_merge)
 {
     if (t->class_token) {
         t->best[0] = -INFINITY;
         vtci_top_k(t->order, t->best, n_even(t), n_merge);
-        vtci_sort_i32(t->order + n_merge, n_even(t) - n_merge);
+        append_ascending(t, n_merge);
     } else {
         vtci_argsort_falling(t->order, t->best, n_even(t));
     }

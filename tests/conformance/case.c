@@ -147,14 +147,23 @@ bool case_flag(test_case *c, const char *name)
     return json_is_true(value);
 }
 
+void case_sizes(test_case *c, const char *name, size_t *sizes, size_t n)
+{
+    const json_t *list = json_object_get(c->params, name);
+
+    if (json_array_size(list) != n)
+        case_fault(c, "params: \"%s\" is missing or no list of %zu", name, n);
+    for (size_t i = 0; i < n; i++)
+        sizes[i] = to_size(c, name, json_array_get(list, i));
+}
+
 void case_grid(test_case *c, const char *name, size_t *height, size_t *width)
 {
-    const json_t *pair = json_object_get(c->params, name);
+    size_t sizes[2];
 
-    if (json_array_size(pair) != 2)
-        case_fault(c, "params: \"%s\" is missing or no pair", name);
-    *height = to_size(c, name, json_array_get(pair, 0));
-    *width = to_size(c, name, json_array_get(pair, 1));
+    case_sizes(c, name, sizes, 2);
+    *height = sizes[0];
+    *width = sizes[1];
 }
 
 int case_choice(test_case *c, const char *name, const char *const *names)

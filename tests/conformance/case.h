@@ -38,6 +38,7 @@ size_t case_size(test_case *c, const char *name);
 uint64_t case_u64(test_case *c, const char *name);
 double case_double(test_case *c, const char *name);
 bool case_flag(test_case *c, const char *name);
+void case_sizes(test_case *c, const char *name, size_t *sizes, size_t n); /* a list of n */
 void case_grid(test_case *c, const char *name, size_t *height, size_t *width);
 
 /* The place of the parameter's text among `names`, a list that NULL ends. */

@@ -19,13 +19,31 @@ static const struct {
 
 enum { N_SETTINGS = sizeof(settings) / sizeof(*settings) };
 
+static bool variant_matches(const char *pattern, const char *variant)
+{
+    for (; *pattern != '\0'; pattern++)
+        if (*pattern != '#') {
+            if (*variant++ != *pattern)
+                return false;
+        } else {
+            const size_t n_digits = strspn(variant, "0123456789");
+
+            if (n_digits == 0)
+                return false;
+            variant += n_digits;
+        }
+    return *variant == '\0';
+}
+
 static const method *find_method(const test_case *c)
 {
-    static const method *const families[] = { pooling_methods, prune_methods };
+    static const method *const families[] = { pooling_methods, project_methods,
+                                              project_conv_methods, prune_methods,
+                                              shuffle_methods };
 
     for (size_t f = 0; f < sizeof(families) / sizeof(*families); f++)
         for (const method *m = families[f]; m->name != NULL; m++)
-            if (strcmp(m->name, c->method) == 0 && strcmp(m->variant, c->variant) == 0)
+            if (strcmp(m->name, c->method) == 0 && variant_matches(m->variant, c->variant))
                 return m;
     return NULL;
 }

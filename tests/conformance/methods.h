@@ -8,11 +8,14 @@
 #include "run.h"
 
 typedef struct method {
-    const char *name, *variant; /* as in the metadata of a case */
+    const char *name, *variant; /* as in the metadata of a case; # stands for any number */
     vtc_status (*run)(run *r);
 } method;
 
 extern const method pooling_methods[];
+extern const method project_methods[];
+extern const method project_conv_methods[];
 extern const method prune_methods[];
+extern const method shuffle_methods[];
 
 #endif

@@ -95,6 +95,24 @@ vtc_tensor run_input(run *r, const char *name)
     return padded_copy(r, &dense);
 }
 
+/* Matrices may have gaps between their rows, the kernels of convolutions have none. */
+static int find_weight(void *source, const char *name, vtc_tensor *view)
+{
+    run *r = source;
+
+    if (!case_has_tensor(r->c, name))
+        return 0;
+    *view = case_tensor(r->c, name);
+    if (view->rank <= 2)
+        *view = run_input(r, name);
+    return 1;
+}
+
+vtc_status run_weights(run *r, const vtc_weight_table *table, const char *prefix, void *weights)
+{
+    return vtc_weights_bind(table, find_weight, r, prefix, weights, &r->exec);
+}
+
 const float *run_floats(run *r, const char *name, size_t n)
 {
     vtc_tensor t;

@@ -8,6 +8,8 @@
 #include "../support/support.h"
 #include "case.h"
 
+#include <vtc/weights.h>
+
 typedef struct output {
     char name[64];
     vtc_tensor view;
@@ -41,6 +43,9 @@ const vtc_tensor *run_find(const run *r, const char *name);
 
 /* An input or a weight, by its full name ("in.x", "w.image_newline"); read-only. */
 vtc_tensor run_input(run *r, const char *name);
+
+/* Binds the weights whose names begin with `prefix` ("w.", "w.mlp."). */
+vtc_status run_weights(run *r, const vtc_weight_table *table, const char *prefix, void *weights);
 
 /* A 1-D float input as plain F32 of `n` elements; NULL when the file has none of that name. */
 const float *run_floats(run *r, const char *name, size_t n);

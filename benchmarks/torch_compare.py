@@ -1,0 +1,472 @@
+#!/usr/bin/env python3
+"""libvtc beside PyTorch: the ratio of their times, measured in turns.
+
+    python3 benchmarks/torch_compare.py --bench build/release/benchmarks/vtc_bench
+
+Each round runs vtc_bench and then PyTorch, which stays alive in a process of its own, on the same
+shapes with the same number of threads. A turn is as many calls as fill a millisecond, a side's time
+the median of its turns in the round. Where vtc_bench rotates its working sets so that the data come
+from main memory, so does the PyTorch side. Printed are the median of the rounds' ratios and the
+interval that holds the true median with 95 %; a goal is met when the whole interval is below it.
+
+PyTorch is measured twice: "published" is the operation as the models' authors wrote it, "careful"
+the same result by someone who knows where the time goes: channels-last layouts, one copy instead
+of two, outputs that are reused.
+"""
+import argparse
+import csv
+import ctypes
+import math
+import os
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import Callable
+
+try:
+    import torch
+    from torch import nn
+    from torch.nn import functional as F
+except ImportError:
+    torch = None
+
+FORMS = ("published", "careful")
+
+# ---- operations ----------------------------------------------------------------------------------
+#
+# A builder makes the data of one working set and returns the call that is timed.
+
+
+def grid_pool(pool, careful):
+    """LLaVA-NeXT's get_2dPool on 32 frames. The published copy to channels-first is not needed."""
+    def build():
+        x = torch.rand(32, 27 * 27, 1152)
+
+        def run():
+            grid = x.view(32, 27, 27, 1152).permute(0, 3, 1, 2)
+            pooled = pool(grid if careful else grid.contiguous())
+            return pooled.permute(0, 2, 3, 1).flatten(1, 2)
+        return run
+    return build
+
+
+def bilinear(grid):
+    return F.interpolate(grid, size=(14, 14), mode="bilinear")
+
+
+def average(grid):
+    return F.avg_pool2d(grid, 2)
+
+
+def maximum(grid):
+    return F.max_pool2d(grid, 2)
+
+
+def shuffle_twice(x):
+    """InternVL's pixel_shuffle, ps_version v2, by one half: two copies."""
+    n, h, w, c = x.shape
+    x = x.view(n, h, w // 2, 2 * c).permute(0, 2, 1, 3).contiguous()
+    return x.view(n, w // 2, h // 2, 4 * c).permute(0, 2, 1, 3).contiguous()
+
+
+def shuffle_once(x, out):
+    n, h, w, c = x.shape
+    out.view(n, h // 2, w // 2, 2, 2 * c).copy_(
+        x.view(n, h // 2, 2, w // 2, 2 * c).transpose(2, 3))
+    return out
+
+
+def shuffle_published():
+    x = torch.rand(8, 32, 32, 1024)
+    return lambda: shuffle_twice(x)
+
+
+def shuffle_careful():
+    x, out = torch.rand(8, 32, 32, 1024), torch.empty(8, 16, 16, 4096)
+    return lambda: shuffle_once(x, out)
+
+
+def layer_norm_into(out, x, norm):
+    statistic = torch.empty(len(x), 1)
+    return lambda: torch.ops.aten.native_layer_norm.out(
+        x, [x.shape[1]], norm.weight, norm.bias, norm.eps, out0=out, out1=statistic,
+        out2=torch.empty_like(statistic))
+
+
+def layers_into(x, first, second):
+    """Linear, GELU, linear, all into memory that is reused."""
+    hidden, y = torch.empty(len(x), first.out_features), torch.empty(len(x), second.out_features)
+
+    def run():
+        torch.addmm(first.bias, x, first.weight.t(), out=hidden)
+        torch._C._nn.gelu(hidden, out=hidden)
+        return torch.addmm(second.bias, hidden, second.weight.t(), out=y)
+    return run
+
+
+def llava_published():
+    x, mlp = torch.rand(576, 1024), nn.Sequential(nn.Linear(1024, 4096), nn.GELU(),
+                                                  nn.Linear(4096, 4096))
+    return lambda: mlp(x)
+
+
+def llava_careful():
+    return layers_into(torch.rand(576, 1024), nn.Linear(1024, 4096), nn.Linear(4096, 4096))
+
+
+def qwen2vl_published():
+    x, norm = torch.rand(1024, 1280), nn.LayerNorm(1280, eps=1e-6)
+    mlp = nn.Sequential(nn.Linear(5120, 5120), nn.GELU(), nn.Linear(5120, 3584))
+    return lambda: mlp(norm(x).view(-1, 5120))
+
+
+def qwen2vl_careful():
+    x, normed = torch.rand(1024, 1280), torch.empty(1024, 1280)
+    norm = layer_norm_into(normed, x, nn.LayerNorm(1280, eps=1e-6))
+    layers = layers_into(normed.view(-1, 5120), nn.Linear(5120, 5120), nn.Linear(5120, 3584))
+    return lambda: (norm(), layers())
+
+
+def internvl_published():
+    x = torch.rand(1, 32, 32, 1024)
+    mlp1 = nn.Sequential(nn.LayerNorm(4096), nn.Linear(4096, 4096), nn.GELU(),
+                         nn.Linear(4096, 4096))
+    return lambda: mlp1(shuffle_twice(x).view(-1, 4096))
+
+
+def internvl_careful():
+    x, joined = torch.rand(1, 32, 32, 1024), torch.empty(1, 16, 16, 4096)
+    normed = torch.empty(256, 4096)
+    norm = layer_norm_into(normed, joined.view(256, 4096), nn.LayerNorm(4096))
+    layers = layers_into(normed, nn.Linear(4096, 4096), nn.Linear(4096, 4096))
+    return lambda: (shuffle_once(x, joined), norm(), layers())
+
+
+def tome_published():
+    """The authors' matching with a class token, then merge_wavg of the tokens."""
+    x, metric, r = torch.rand(1, 577, 1024), torch.rand(1, 577, 1024) - 0.5, 64
+
+    def merge(tokens, unmerged, merged, partner):
+        a, b, c = tokens[:, ::2], tokens[:, 1::2], tokens.shape[-1]
+        kept = a.gather(1, unmerged.expand(-1, -1, c))
+        sums = b.scatter_reduce(1, partner.expand(-1, -1, c),
+                                a.gather(1, merged.expand(-1, -1, c)), reduce="sum")
+        return torch.cat([kept, sums], 1)
+
+    def run():
+        unit = metric / metric.norm(dim=-1, keepdim=True)
+        scores = unit[:, ::2] @ unit[:, 1::2].transpose(1, 2)
+        scores[:, 0] = -torch.inf
+        best, column = scores.max(-1)
+        order = best.argsort(-1, descending=True)[..., None]
+        unmerged, merged = order[:, r:].sort(1)[0], order[:, :r]
+        way = unmerged, merged, column[..., None].gather(1, merged)
+        mass = torch.ones_like(x[..., :1])
+        return merge(x * mass, *way) / merge(mass, *way)
+    return run
+
+
+def tome_careful():
+    """Two-dimensional, every large array reused, only the rows that receive others rescaled."""
+    x, metric, r = torch.rand(577, 1024), torch.rand(577, 1024) - 0.5, 64
+    unit, scores, y = torch.empty_like(metric), torch.empty(289, 288), torch.empty(577 - r, 1024)
+
+    def run():
+        torch.mul(metric, metric.norm(dim=1, keepdim=True).reciprocal_(), out=unit)
+        torch.mm(unit[::2], unit[1::2].t(), out=scores)
+        scores[0] = -torch.inf
+        best, column = scores.max(1)
+        order = best.argsort(descending=True)
+        merged = order[:r]
+        partner = column[merged]
+        torch.index_select(x[::2], 0, order[r:].sort()[0], out=y[:289 - r])
+        sums = y[289 - r:].copy_(x[1::2])
+        sums.index_add_(0, partner, x[::2].index_select(0, merged))
+        mass = torch.ones(288).index_add_(0, partner, torch.ones(r))
+        changed = partner.unique()
+        sums[changed] /= mass[changed, None]
+        return y
+    return run
+
+
+def caches():
+    kept = torch.randperm(704)[:192].sort()[0]
+    return [torch.rand(32, 704, 128) for _ in range(64)], kept
+
+
+def gather_published():
+    full, kept = caches()
+    return lambda: [cache.index_select(1, kept) for cache in full]
+
+
+def gather_careful():
+    full, kept = caches()
+    few = [torch.empty(32, 192, 128) for _ in full]
+    return lambda: [torch.index_select(a, 1, kept, out=b) for a, b in zip(full, few)]
+
+
+def norm_published():
+    x, norm = torch.rand(576, 1024), nn.LayerNorm(1024)
+    return lambda: norm(x)
+
+
+def norm_careful():
+    x = torch.rand(576, 1024)
+    return layer_norm_into(torch.empty_like(x), x, nn.LayerNorm(1024))
+
+
+def gelu_published():
+    x = torch.rand(576, 4096) * 8 - 4
+    return lambda: F.gelu(x)
+
+
+def gelu_careful():
+    x = torch.rand(576, 4096) * 8 - 4
+    y = torch.empty_like(x)
+    return lambda: torch._C._nn.gelu(x, out=y)
+
+
+def softmax_published():
+    x = torch.rand(16, 577, 577)
+    return lambda: x.softmax(-1)
+
+
+def softmax_careful():
+    x = torch.rand(16, 577, 577)
+    y = torch.empty_like(x)
+    return lambda: torch.softmax(x, -1, out=y)
+
+
+# ---- workloads -----------------------------------------------------------------------------------
+
+
+@dataclass
+class Workload:
+    name: str
+    case: str  # of vtc_bench
+    published: Callable
+    careful: Callable
+    megabytes: float  # of a working set; WARM: its data are in the caches
+    goals: dict = field(default_factory=dict)  # (form, threads): largest ratio
+
+
+def at_most(ratio, forms=FORMS, threads=(1, 2)):
+    return {(form, n): ratio for form in forms for n in threads}
+
+
+WARM = math.inf
+COLD_MEGABYTES = 135  # vtc_bench rotates over as much, several times the last-level cache
+
+WORKLOADS = [
+    Workload("bilinear pooling 32x729x1152", "pool/bilinear_32x27x27x1152_f32",
+             grid_pool(bilinear, False), grid_pool(bilinear, True), 136,
+             at_most(1.1, ["careful"])),
+    Workload("average pooling 32x729x1152", "pool/average_32x27x27x1152_f32",
+             grid_pool(average, False), grid_pool(average, True), 132, at_most(0.85, ["careful"])),
+    Workload("max pooling 32x729x1152", "pool/max_32x27x27x1152_f32",
+             grid_pool(maximum, False), grid_pool(maximum, True), 132, at_most(0.7, ["careful"])),
+    Workload("pixel shuffle 8x32x32x1024", "shuffle/pixel_8x32x32x1024_f32",
+             shuffle_published, shuffle_careful, 67),
+    Workload("LLaVA MLP 576x1024->4096->4096", "project/llava_576x1024_4096_f32",
+             llava_published, llava_careful, 105, at_most(1.02)),
+    Workload("Qwen2-VL 1024x1280->256x3584", "project/qwen2vl_1024x1280_256x3584_f32",
+             qwen2vl_published, qwen2vl_careful, 187, at_most(1.02)),
+    Workload("InternVL 1024x1024->256x4096", "project/internvl_1024x1024_256x4096_f32",
+             internvl_published, internvl_careful, 143, at_most(1.02)),
+    Workload("ToMe 577x1024 r=64, tokens merged", "tome/n577_c1024_r64_merge",
+             tome_published, tome_careful, WARM, at_most(0.75)),
+    Workload("K/V gather 64x32x704x128->192", "kv/gather_64x32x704x128_192_f32",
+             gather_published, gather_careful, 940, at_most(0.6, threads=[2])),
+    Workload("LayerNorm 576x1024", "kernels/layer_norm_576x1024",
+             norm_published, norm_careful, 4.7, at_most(0.6)),
+    Workload("GELU (erf) 576x4096", "kernels/gelu_erf_576x4096",
+             gelu_published, gelu_careful, 18.9, at_most(1.05)),
+    Workload("softmax 16x577x577", "kernels/softmax_16x577x577",
+             softmax_published, softmax_careful, 42.6, at_most(0.5)),
+]
+
+# ---- the PyTorch side ----------------------------------------------------------------------------
+
+TURN_SECONDS = 1e-3
+
+
+class Side:
+    """One form of one workload, ready to take turns."""
+
+    def __init__(self, workload, form):
+        build = getattr(workload, form)
+        n_sets = max(1, round(COLD_MEGABYTES / workload.megabytes))
+        self.warm = workload.megabytes == WARM
+        self.runs = [build() for _ in range(n_sets)]
+        self.next = 0
+        self.calls = n_sets
+        self.turn()  # touches every page
+        self.calls = 1
+        self.calls = int(TURN_SECONDS / self.turn()) + 1
+
+    def run_next(self):
+        self.runs[self.next]()
+        self.next = (self.next + 1) % len(self.runs)
+
+    def turn(self):
+        """Seconds of one call."""
+        if self.warm:
+            self.run_next()
+        start = time.perf_counter()
+        for _ in range(self.calls):
+            self.run_next()
+        return (time.perf_counter() - start) / self.calls
+
+
+def describe_torch():
+    blas = ctypes.CDLL("libopenblas.so.0")
+    blas.openblas_get_config.restype = ctypes.c_char_p
+    kind = {0: "serial", 1: "pthread", 2: "openmp"}.get(blas.openblas_get_parallel(), "?")
+    vectors = torch.__config__.show().partition("CPU capability usage: ")[2].split("\n")[0]
+    return (f"PyTorch {torch.__version__}, {vectors} kernels, {torch.get_num_threads()} threads, "
+            f"{blas.openblas_get_config().decode()} ({kind})")
+
+
+def serve():
+    """Answers "open WORKLOAD" with the seconds of a call and "FORM TURNS" with their median."""
+    torch.set_grad_enabled(False)
+    print(describe_torch(), flush=True)
+    for line in sys.stdin:
+        verb, number = line.split()
+        if verb == "open":
+            sides = None  # frees the memory of the last workload first
+            sides = {form: Side(WORKLOADS[int(number)], form) for form in FORMS}
+            print(sides["careful"].turn(), flush=True)
+        else:
+            print(statistics.median(sides[verb].turn() for _ in range(int(number))), flush=True)
+
+
+class Torch:
+    def __init__(self, threads, blas_folder):
+        environment = dict(os.environ, OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads),
+                           OPENBLAS_NUM_THREADS=str(threads))
+        if blas_folder:
+            environment["LD_LIBRARY_PATH"] = blas_folder
+        self.process = subprocess.Popen([sys.executable, "-W", "ignore", __file__, "--serve"],
+                                        env=environment, text=True, stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE)
+        self.description = self.answer()
+
+    def answer(self):
+        line = self.process.stdout.readline()
+        if not line:
+            sys.exit("torch_compare: the PyTorch process has ended")
+        return line.strip()
+
+    def ask(self, question):
+        print(question, file=self.process.stdin, flush=True)
+        return float(self.answer())
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+# ---- the libvtc side -----------------------------------------------------------------------------
+
+
+def run_bench(bench, *arguments):
+    environment = dict(os.environ, OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
+    try:
+        done = subprocess.run([bench, *arguments], env=environment, stdout=subprocess.PIPE,
+                              text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        sys.exit(f"torch_compare: {error}; --bench names vtc_bench")
+    return done.stdout
+
+
+def bench_seconds(bench, case, threads, turns):
+    table = run_bench(bench, "--filter", case, "--threads", str(threads), "--rounds", str(turns),
+                      "--csv", "-")
+    return next(float(row["median_ns"]) * 1e-9 for row in csv.DictReader(table.splitlines())
+                if row["case"] == case)
+
+
+# ---- rounds and what is said about them ----------------------------------------------------------
+
+
+def interval_of(values):
+    """Median and order statistics around it: each value is below the true median with chance 1/2,
+    so the number that are is binomial. NaN bounds for fewer than 6 values."""
+    values, n = sorted(values), len(values)
+    low = high = math.nan
+    chance = tail = 0.5 ** n
+    k = 0
+    while tail <= 0.025:
+        low, high = values[k], values[n - 1 - k]
+        chance *= (n - k) / (k + 1)
+        tail += chance
+        k += 1
+    return statistics.median(values), low, high
+
+
+def print_line(workload, threads, form, vtc, other):
+    ratio, low, high = interval_of([a / b for a, b in zip(vtc, other)])
+    goal = workload.goals.get((form, threads))
+    span = "too few rounds" if math.isnan(low) else f"[{low:5.3f}, {high:5.3f}]"
+    verdict = "" if goal is None else f"  <= {goal:<4} {'met' if high <= goal else 'missed'}"
+    print(f"{workload.name:<34}{threads:>2}  {form:<9}{statistics.median(vtc) * 1e3:>9.3f}"
+          f"{statistics.median(other) * 1e3:>10.3f}   {ratio:5.3f} {span}{verdict}", flush=True)
+
+
+def compare(index, threads, process, options):
+    workload = WORKLOADS[index]
+    seconds = process.ask(f"open {index}")
+    turns = max(3, min(15, int(0.1 / seconds)))
+    vtc, other = [], {form: [] for form in FORMS}
+    for _ in range(options.rounds):
+        vtc.append(bench_seconds(options.bench, workload.case, threads, turns))
+        for form in FORMS:
+            other[form].append(process.ask(f"{form} {turns}"))
+    for form in FORMS:
+        print_line(workload, threads, form, vtc, other[form])
+
+
+def parse_options():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bench", default="build/release/benchmarks/vtc_bench", metavar="PATH",
+                        help="vtc_bench (default %(default)s)")
+    parser.add_argument("--threads", default="1,2", help="numbers of threads (default %(default)s)")
+    parser.add_argument("--filter", default="", metavar="TEXT",
+                        help="only workloads whose name contains TEXT")
+    parser.add_argument("--rounds", type=int, default=15,
+                        help="pairs of each form; an interval needs 6 (default %(default)s)")
+    parser.add_argument("--torch-blas", default="", metavar="FOLDER",
+                        help="where PyTorch shall find libopenblas.so.0; with several threads the "
+                        "build of libopenblas0-openmp is its faster one")
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main():
+    options = parse_options()
+    if torch is None:
+        sys.exit(f"torch_compare: {sys.executable} has no PyTorch. On Debian: "
+                 "apt-get install python3-torch, and run it with /usr/bin/python3.")
+    if options.serve:
+        return serve()
+    cases = run_bench(options.bench, "--list").split()
+    wanted = [i for i, w in enumerate(WORKLOADS) if options.filter in w.name]
+    for index in wanted:
+        if WORKLOADS[index].case not in cases:
+            print(f"left out: {WORKLOADS[index].name}, vtc_bench has no {WORKLOADS[index].case}")
+    for threads in map(int, options.threads.split(",")):
+        process = Torch(threads, options.torch_blas)
+        print(f"{process.description}\n{'workload':<34}{'w':>2}  {'form':<9}{'libvtc ms':>9}"
+              f"{'torch ms':>10}   libvtc / torch, 95 %  goal")
+        for index in wanted:
+            if WORKLOADS[index].case in cases:
+                compare(index, threads, process, options)
+        process.close()
+
+
+if __name__ == "__main__":
+    main()
