@@ -440,8 +440,8 @@ def parse_options():
     parser.add_argument("--rounds", type=int, default=15,
                         help="pairs of each form; an interval needs 6 (default %(default)s)")
     parser.add_argument("--torch-blas", default="", metavar="FOLDER",
-                        help="where PyTorch shall find libopenblas.so.0; with several threads the "
-                        "build of libopenblas0-openmp is its faster one")
+                        help="where PyTorch shall find libopenblas.so.0; with several threads "
+                        "the build of libopenblas0-openmp is its faster one")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -453,6 +453,9 @@ def main():
                  "apt-get install python3-torch, and run it with /usr/bin/python3.")
     if options.serve:
         return serve()
+    if os.getloadavg()[0] > 0.5:
+        print(f"the load is {os.getloadavg()[0]:.1f} before the first turn: expect wide intervals, "
+              "and waits of milliseconds in PyTorch's threads")
     cases = run_bench(options.bench, "--list").split()
     wanted = [i for i, w in enumerate(WORKLOADS) if options.filter in w.name]
     for index in wanted:

@@ -3,8 +3,8 @@
 #   cmake -B build/aarch64 --toolchain cmake/aarch64-linux-gnu.cmake
 #
 # Debian packages (arm64 added by `dpkg --add-architecture arm64`; nothing of the own architecture
-# is replaced): gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user libopenblas-serial-dev:arm64
-# libjansson-dev:arm64 libcmocka-dev:arm64
+# is replaced): gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user libopenblas-dev:arm64
+# libjansson-dev:arm64 libcmocka-dev:arm64 libgomp1:arm64
 
 set(CMAKE_SYSTEM_NAME Linux)
 set(CMAKE_SYSTEM_PROCESSOR aarch64)

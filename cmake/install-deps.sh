@@ -36,6 +36,16 @@ install_deps() {
         --no-install-recommends $missing >/dev/null
 }
 
+# The packages that cmake/aarch64-linux-gnu.cmake needs; amd64 machines only.
+install_aarch64_deps() {
+    if ! dpkg --print-foreign-architectures | grep -qx arm64; then
+        run_as_root dpkg --add-architecture arm64
+        run_as_root env DEBIAN_FRONTEND=noninteractive apt-get update -qq
+    fi
+    install_deps gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user libopenblas-dev:arm64 \
+        libjansson-dev:arm64 libcmocka-dev:arm64 libgomp1:arm64
+}
+
 need_commands_and_libraries() {
     lacking=
     for command in cc cmake make pkg-config; do

@@ -348,7 +348,7 @@ static void check_workers(uint64_t *seed, struct shape s, bool trans_b, const vt
 
 static void any_number_of_workers_gives_the_same_bits(void **state)
 {
-    static const struct shape shapes[] = { { 1, 1030, 1500, 10, 0 },
+    static const struct shape shapes[] = { { 1, 1030, 720, 10, 0 },
                                            { 1, 1, 1500, 40, 0 },
                                            { 3, 20, 600, 65, 0 } };
     static const vtc_dtype mixes[2][5] = { { VTC_F32, VTC_F32, VTC_F32, VTC_F32, VTC_F32 },
@@ -421,9 +421,10 @@ static void the_callers_sgemm_is_called_once_per_tile(void **state)
     check_callers_sgemm(false, 20, 30, 1);
     check_callers_sgemm(true, 20, 30, 1);
     check_callers_sgemm(true, 20, 255, 1);
-    check_callers_sgemm(true, 20, 256, 2); /* wide enough for two workers */
-    check_callers_sgemm(false, 1025, 1409, 8);
-    check_callers_sgemm(true, 1025, 1409, 8);
+    check_callers_sgemm(true, 20, 256, 2);  /* wide enough for two workers */
+    check_callers_sgemm(true, 20, 1409, 4); /* three would suffice: an even number */
+    check_callers_sgemm(false, 1025, 20, 2);
+    check_callers_sgemm(true, 1025, 705, 4);
     check_callers_sgemm(true, 1, 30, 0); /* a single row never is a matrix product */
 }
 

@@ -5,7 +5,8 @@
  *     vtc_exec exec = VTC_EXEC_INIT;
  *     vtc_openmp_use(&exec, 4);
  *
- * Keep OpenBLAS single-threaded beside it (OPENBLAS_NUM_THREADS=1 or libopenblas0-serial).
+ * Keep OpenBLAS single-threaded beside it: OPENBLAS_NUM_THREADS=1 with a build that is safe for
+ * concurrent callers (Debian: libopenblas0-pthread; libopenblas0-serial is not).
  */
 #ifndef VTC_OPENMP_H
 #define VTC_OPENMP_H

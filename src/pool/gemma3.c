@@ -8,7 +8,7 @@
  * Source: transformers' Gemma3MultiModalProjector; the norm is in F32 there too, and its weight is
  * stored as w in checkpoints, as 1 + w in GGUF.
  *
- * Scratch: z of one image and the norm's factors; per worker what pooling and the product need.
+ * Scratch: z of one image and the norm's weight; per worker what pooling and the product need.
  * Cost: one product T^2 x D x C per image, which the pooling's single pass over x precedes.
  */
 #include "../../include/vtc/pool.h"
@@ -26,8 +26,9 @@ struct job {
     vtc_gemma3_params params;
     vtci_pooling pooling;
     vtci_rows x, norm, y;
-    vtci_rows z;   /* [T T, C] F32, of the image at hand */
-    float *factor; /* [C]      norm_offset + w           */
+    vtci_rows z;         /* [T T, C] F32, of the image at hand */
+    float *wide_weight;  /* [C] the norm's weight, when it is not F32 */
+    const float *weight; /* [C]                                       */
     size_t image;
     vtci_slices slices;
     vtci_gemm gemm;
@@ -129,29 +130,12 @@ static void lay_out(vtci_arena *arena, const vtci_call *call, struct job *job)
                           vtci_mul(c, sizeof(float)) };
 
     job->z = z;
-    job->factor = vtci_take(arena, c, sizeof(float));
+    job->wide_weight = vtci_take(arena, c, sizeof(float));
     job->slices = vtci_take_floats(arena, call, vtci_pool_floats(job->x.dtype, VTC_F32, c));
     job->gemm.a = z;
     job->gemm.c = job->y;
     job->gemm.c.n_batch = 1;
     vtci_gemm_lay_out(arena, call, &job->gemm);
-}
-
-static void load_factors(const struct job *job)
-{
-    const float *w = vtci_load_row(job->norm.data, job->norm.dtype, job->norm.n_cols, job->factor);
-
-    for (size_t c = 0; c < job->norm.n_cols; c++)
-        job->factor[c] = job->params.norm_offset + w[c];
-}
-
-static void normalize(float *z, const float *factor, size_t n, float eps)
-{
-    const float mean_square = vtci_kernels_get()->dot(z, z, n) / (float)n;
-    const float inverse = 1.0f / sqrtf(mean_square + eps);
-
-    for (size_t c = 0; c < n; c++)
-        z[c] = z[c] * inverse * factor[c];
 }
 
 static void pool_and_normalize(void *p, size_t i, size_t worker)
@@ -162,14 +146,18 @@ static void pool_and_normalize(void *p, size_t i, size_t worker)
 
     vtci_pool_row(&grid, &job->pooling, i, &job->z, 0, i * tokens,
                   vtci_slice_of(&job->slices, worker));
-    for (size_t j = 0; j < tokens; j++)
-        normalize((float *)(void *)vtci_row(&job->z, 0, i * tokens + j), job->factor, job->z.n_cols,
-                  job->params.eps);
+    for (size_t j = 0; j < tokens; j++) {
+        float *z = (float *)(void *)vtci_row(&job->z, 0, i * tokens + j);
+
+        vtci_kernels_get()->rms_norm(z, z, job->weight, job->params.norm_offset, job->params.eps,
+                                     job->z.n_cols);
+    }
 }
 
 static void run(const vtci_call *call, struct job *job)
 {
-    load_factors(job);
+    job->weight =
+        vtci_load_row(job->norm.data, job->norm.dtype, job->norm.n_cols, job->wide_weight);
     for (job->image = 0; job->image < job->x.n_batch; job->image++) {
         vtci_parallel(call, job->params.tokens_per_side, pool_and_normalize, job);
         job->gemm.c.data = vtci_row(&job->y, job->image, 0);

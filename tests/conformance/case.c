@@ -178,6 +178,15 @@ int case_choice(test_case *c, const char *name, const char *const *names)
     return 0;
 }
 
+vtc_activation case_activation(test_case *c)
+{
+    static const char *const names[] = { "none", "gelu_erf",   "gelu_tanh", "gelu_quick",
+                                         "silu", "hard_swish", "relu2",     NULL };
+
+    return case_has_param(c, "act") ? (vtc_activation)case_choice(c, "act", names)
+                                    : VTC_ACT_GELU_ERF;
+}
+
 /* ---- tensors --------------------------------------------------------------------------------- */
 
 bool case_has_tensor(const test_case *c, const char *name)

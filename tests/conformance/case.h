@@ -44,6 +44,9 @@ void case_grid(test_case *c, const char *name, size_t *height, size_t *width);
 /* The place of the parameter's text among `names`, a list that NULL ends. */
 int case_choice(test_case *c, const char *name, const char *const *names);
 
+/* The parameter "act"; without it the exact GELU. */
+vtc_activation case_activation(test_case *c);
+
 /* ---- tensors --------------------------------------------------------------------------------- */
 
 bool case_has_tensor(const test_case *c, const char *name);

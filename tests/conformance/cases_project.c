@@ -20,15 +20,6 @@ static size_t n_tokens(const vtc_tensor *x)
     return x->rank >= 2 ? x->dim[x->rank - 2] : 0;
 }
 
-static vtc_activation activation_param(run *r)
-{
-    static const char *const names[] = { "none", "gelu_erf",   "gelu_tanh", "gelu_quick",
-                                         "silu", "hard_swish", "relu2",     NULL };
-
-    return case_has_param(r->c, "act") ? (vtc_activation)case_choice(r->c, "act", names)
-                                       : VTC_ACT_GELU_ERF;
-}
-
 /* ---- token MLPs ------------------------------------------------------------------------------ */
 
 enum { MAX_LAYERS = 32 };
@@ -53,7 +44,7 @@ static vtc_status run_mlp(run *r, const vtc_mlp_weights *weights, size_t n_out)
     vtc_tensor y = output_like(r, "out.y", &x, n_tokens(&x), n_out);
     size_t bytes;
 
-    params.act = activation_param(r);
+    params.act = case_activation(r->c);
     if (case_has_param(r->c, "ln_eps"))
         params.eps = (float)case_double(r->c, "ln_eps");
     TRY(vtc_mlp_scratch(&params, weights, &x, &y, &r->exec, &bytes));
@@ -119,7 +110,7 @@ static vtc_status pooler(run *r)
     vtc_tensor y;
 
     case_grid(r->c, "grid", &params.grid_h, &params.grid_w);
-    params.act = activation_param(r);
+    params.act = case_activation(r->c);
     TRY(run_weights(r, &vtc_pooler_table, "w.", &weights));
     TRY(vtc_pooler_count(&params, &out_h, &out_w, &r->exec));
     y = output_like(r, "out.y", &x, out_h * out_w, weights.proj.weight.dim[0]);
@@ -175,7 +166,7 @@ static vtc_status patch_merger(run *r, const vtc_weight_table *table)
     params.merge = case_size(r->c, "merge_size");
     params.norm = (vtc_norm_kind)case_choice(r->c, "norm", norms);
     params.eps = (float)case_double(r->c, "eps");
-    params.act = activation_param(r);
+    params.act = case_activation(r->c);
     TRY(run_weights(r, table, "w.", &weights));
     TRY(vtc_patch_merger_count(&params, n_tokens(&x), &n_out, &r->exec));
     y = output_like(r, "out.y", &x, n_out, weights.fc2.weight.dim[0]);
@@ -206,7 +197,7 @@ static vtc_status internvl_mlp1(run *r)
     vtc_tensor y;
 
     params.eps = (float)case_double(r->c, "eps");
-    params.act = activation_param(r);
+    params.act = case_activation(r->c);
     TRY(run_weights(r, &vtc_internvl_table, "w.", &weights));
     y = output_like(r, "out.y", &x, n_tokens(&x), weights.fc2.weight.dim[0]);
     TRY(vtc_mlp1_scratch(&params, &weights, &x, &y, &r->exec, &bytes));

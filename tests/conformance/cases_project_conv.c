@@ -34,6 +34,7 @@ static vtc_status ldp(run *r)
     case_grid(r->c, "grid", &params.grid_h, &params.grid_w);
     if (case_has_param(r->c, "ln_eps"))
         params.eps = (float)case_double(r->c, "ln_eps");
+    params.act = case_activation(r->c);
 
     TRY(run_weights(r, &vtc_ldp_table, "w.", &weights));
     TRY(vtc_ldp_count(&params, &out_h, &out_w, &r->exec));
@@ -54,6 +55,7 @@ static vtc_status ldpv2(run *r)
     case_grid(r->c, "grid", &params.grid_h, &params.grid_w);
     if (case_has_param(r->c, "out_grid"))
         case_grid(r->c, "out_grid", &params.out_h, &params.out_w);
+    params.act = case_activation(r->c);
 
     TRY(run_weights(r, &vtc_ldpv2_table, "w.", &weights));
     TRY(vtc_ldpv2_count(&params, &out_h, &out_w, &r->exec));

@@ -101,6 +101,7 @@ static vtc_status internvl_projector(run *r)
     if (up != 1)
         case_fault(r->c, "scale %zu/%zu does not join tokens", up, params.down);
     params.version = version_param(r);
+    params.act = case_activation(r->c);
     params.eps = (float)case_double(r->c, "eps");
     params.class_token =
         case_flag(r->c, "class_token") ? VTC_CLASS_TOKEN_FIRST : VTC_CLASS_TOKEN_NONE;
@@ -143,6 +144,7 @@ static vtc_status llama4(run *r)
     vtc_tensor y;
 
     case_grid(r->c, "grid", &params.grid_h, &params.grid_w);
+    params.act = case_activation(r->c);
     params.down = (size_t)lround(1.0 / fmax(case_double(r->c, "ratio"), 1e-3));
     if (case_has_param(r->c, "class_token") && case_flag(r->c, "class_token"))
         params.class_token = VTC_CLASS_TOKEN_LAST;
