@@ -23,7 +23,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
-from typing import Callable
+from typing import Callable, Optional
 
 try:
     import torch
@@ -88,18 +88,12 @@ def shuffle_careful():
     return lambda: shuffle_once(x, out)
 
 
-def layer_norm_into(out, x, norm):
-    statistic = torch.empty(len(x), 1)
-    return lambda: torch.ops.aten.native_layer_norm.out(
-        x, [x.shape[1]], norm.weight, norm.bias, norm.eps, out0=out, out1=statistic,
-        out2=torch.empty_like(statistic))
+def reusing_layers(n, first, second):
+    """Linear, GELU, linear of n tokens into memory that is reused. Not so LayerNorm: given memory for
+    its result, PyTorch 1.13 makes the result elsewhere and copies it."""
+    hidden, y = torch.empty(n, first.out_features), torch.empty(n, second.out_features)
 
-
-def layers_into(x, first, second):
-    """Linear, GELU, linear, all into memory that is reused."""
-    hidden, y = torch.empty(len(x), first.out_features), torch.empty(len(x), second.out_features)
-
-    def run():
+    def run(x):
         torch.addmm(first.bias, x, first.weight.t(), out=hidden)
         torch._C._nn.gelu(hidden, out=hidden)
         return torch.addmm(second.bias, hidden, second.weight.t(), out=y)
@@ -113,7 +107,9 @@ def llava_published():
 
 
 def llava_careful():
-    return layers_into(torch.rand(576, 1024), nn.Linear(1024, 4096), nn.Linear(4096, 4096))
+    x, layers = torch.rand(576, 1024), reusing_layers(576, nn.Linear(1024, 4096),
+                                                      nn.Linear(4096, 4096))
+    return lambda: layers(x)
 
 
 def qwen2vl_published():
@@ -123,10 +119,9 @@ def qwen2vl_published():
 
 
 def qwen2vl_careful():
-    x, normed = torch.rand(1024, 1280), torch.empty(1024, 1280)
-    norm = layer_norm_into(normed, x, nn.LayerNorm(1280, eps=1e-6))
-    layers = layers_into(normed.view(-1, 5120), nn.Linear(5120, 5120), nn.Linear(5120, 3584))
-    return lambda: (norm(), layers())
+    x, norm = torch.rand(1024, 1280), nn.LayerNorm(1280, eps=1e-6)
+    layers = reusing_layers(256, nn.Linear(5120, 5120), nn.Linear(5120, 3584))
+    return lambda: layers(norm(x).view(-1, 5120))
 
 
 def internvl_published():
@@ -138,10 +133,9 @@ def internvl_published():
 
 def internvl_careful():
     x, joined = torch.rand(1, 32, 32, 1024), torch.empty(1, 16, 16, 4096)
-    normed = torch.empty(256, 4096)
-    norm = layer_norm_into(normed, joined.view(256, 4096), nn.LayerNorm(4096))
-    layers = layers_into(normed, nn.Linear(4096, 4096), nn.Linear(4096, 4096))
-    return lambda: (shuffle_once(x, joined), norm(), layers())
+    norm = nn.LayerNorm(4096)
+    layers = reusing_layers(256, nn.Linear(4096, 4096), nn.Linear(4096, 4096))
+    return lambda: layers(norm(shuffle_once(x, joined).view(256, 4096)))
 
 
 def tome_published():
@@ -212,11 +206,6 @@ def norm_published():
     return lambda: norm(x)
 
 
-def norm_careful():
-    x = torch.rand(576, 1024)
-    return layer_norm_into(torch.empty_like(x), x, nn.LayerNorm(1024))
-
-
 def gelu_published():
     x = torch.rand(576, 4096) * 8 - 4
     return lambda: F.gelu(x)
@@ -247,9 +236,12 @@ class Workload:
     name: str
     case: str  # of vtc_bench
     published: Callable
-    careful: Callable
+    careful: Optional[Callable]  # None: nothing is gained by care
     megabytes: float  # of a working set; WARM: its data are in the caches
     goals: dict = field(default_factory=dict)  # (form, threads): largest ratio
+
+    def forms(self):
+        return [form for form in FORMS if getattr(self, form) is not None]
 
 
 def at_most(ratio, forms=FORMS, threads=(1, 2)):
@@ -280,7 +272,7 @@ WORKLOADS = [
     Workload("K/V gather 64x32x704x128->192", "kv/gather_64x32x704x128_192_f32",
              gather_published, gather_careful, 940, at_most(0.6, threads=[2])),
     Workload("LayerNorm 576x1024", "kernels/layer_norm_576x1024",
-             norm_published, norm_careful, 4.7, at_most(0.6)),
+             norm_published, None, 4.7, at_most(0.6)),
     Workload("GELU (erf) 576x4096", "kernels/gelu_erf_576x4096",
              gelu_published, gelu_careful, 18.9, at_most(1.05)),
     Workload("softmax 16x577x577", "kernels/softmax_16x577x577",
@@ -337,8 +329,9 @@ def serve():
         verb, number = line.split()
         if verb == "open":
             sides = None  # frees the memory of the last workload first
-            sides = {form: Side(WORKLOADS[int(number)], form) for form in FORMS}
-            print(sides["careful"].turn(), flush=True)
+            workload = WORKLOADS[int(number)]
+            sides = {form: Side(workload, form) for form in workload.forms()}
+            print(min(side.turn() for side in sides.values()), flush=True)
         else:
             print(statistics.median(sides[verb].turn() for _ in range(int(number))), flush=True)
 
@@ -347,6 +340,8 @@ class Torch:
     def __init__(self, threads, blas_folder):
         environment = dict(os.environ, OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads),
                            OPENBLAS_NUM_THREADS=str(threads))
+        # Unbound, two threads that spin may share a core on a busy machine: 8 ms for any operation.
+        environment.setdefault("OMP_PROC_BIND", "true")
         if blas_folder:
             environment["LD_LIBRARY_PATH"] = blas_folder
         self.process = subprocess.Popen([sys.executable, "-W", "ignore", __file__, "--serve"],
@@ -420,13 +415,17 @@ def compare(index, threads, process, options):
     workload = WORKLOADS[index]
     seconds = process.ask(f"open {index}")
     turns = max(3, min(15, int(0.1 / seconds)))
-    vtc, other = [], {form: [] for form in FORMS}
+    vtc, other = [], {form: [] for form in workload.forms()}
     for _ in range(options.rounds):
         vtc.append(bench_seconds(options.bench, workload.case, threads, turns))
-        for form in FORMS:
+        for form in other:
             other[form].append(process.ask(f"{form} {turns}"))
-    for form in FORMS:
+    for form in other:
         print_line(workload, threads, form, vtc, other[form])
+
+
+def thread_counts(text):
+    return [int(n) for n in text.split(",")]
 
 
 def parse_options():
@@ -434,7 +433,8 @@ def parse_options():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bench", default="build/release/benchmarks/vtc_bench", metavar="PATH",
                         help="vtc_bench (default %(default)s)")
-    parser.add_argument("--threads", default="1,2", help="numbers of threads (default %(default)s)")
+    parser.add_argument("--threads", default="1,2", type=thread_counts, metavar="LIST",
+                        help="numbers of threads (default %(default)s)")
     parser.add_argument("--filter", default="", metavar="TEXT",
                         help="only workloads whose name contains TEXT")
     parser.add_argument("--rounds", type=int, default=15,
@@ -443,7 +443,10 @@ def parse_options():
                         help="where PyTorch shall find libopenblas.so.0; with several threads "
                         "the build of libopenblas0-openmp is its faster one")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.rounds < 1 or min(options.threads) < 1:
+        parser.error("--rounds and --threads are at least 1")
+    return options
 
 
 def main():
@@ -454,14 +457,16 @@ def main():
     if options.serve:
         return serve()
     if os.getloadavg()[0] > 0.5:
-        print(f"the load is {os.getloadavg()[0]:.1f} before the first turn: expect wide intervals, "
-              "and waits of milliseconds in PyTorch's threads")
+        print(f"the load is {os.getloadavg()[0]:.1f} before the first turn: wait until the machine "
+              "is quiet for numbers to quote, above all with several threads")
     cases = run_bench(options.bench, "--list").split()
     wanted = [i for i, w in enumerate(WORKLOADS) if options.filter in w.name]
+    if not wanted:
+        sys.exit(f'torch_compare: no workload has a name with "{options.filter}"')
     for index in wanted:
         if WORKLOADS[index].case not in cases:
             print(f"left out: {WORKLOADS[index].name}, vtc_bench has no {WORKLOADS[index].case}")
-    for threads in map(int, options.threads.split(",")):
+    for threads in options.threads:
         process = Torch(threads, options.torch_blas)
         print(f"{process.description}\n{'workload':<34}{'w':>2}  {'form':<9}{'libvtc ms':>9}"
               f"{'torch ms':>10}   libvtc / torch, 95 %  goal")

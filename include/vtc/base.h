@@ -41,12 +41,12 @@ extern "C" {
 #define VTC_PRINTF(text, first) __attribute__((format(printf, text, first)))
 #endif
 
-/* On a function that keeps its first argument, a pointer, and does not look behind it: without this
- * GCC warns about views of memory that is still to be written. */
-#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 11
-#define VTC_KEEPS_POINTER __attribute__((access(none, 1)))
+/* The makers of views are inlined always: in a call of a function GCC would warn that the memory
+ * behind a `const` pointer is still to be written. */
+#ifdef __GNUC__
+#define VTC_INLINE static inline __attribute__((always_inline))
 #else
-#define VTC_KEEPS_POINTER
+#define VTC_INLINE static inline
 #endif
 
 /* ---- status ---------------------------------------------------------------------------------- */
@@ -103,9 +103,7 @@ VTC_API size_t vtc_dtype_size(vtc_dtype dtype);
 VTC_API const char *vtc_dtype_string(vtc_dtype dtype);
 
 /* A densely packed view. `data` is const here so that one maker serves inputs and outputs. */
-VTC_KEEPS_POINTER
-static inline vtc_tensor vtc_tensor_nd(const void *data, vtc_dtype dtype, int rank,
-                                       const size_t *dim)
+VTC_INLINE vtc_tensor vtc_tensor_nd(const void *data, vtc_dtype dtype, int rank, const size_t *dim)
 {
     vtc_tensor t = { NULL, dtype, rank, { 0 }, { 0 }, { 0 } };
     size_t stride = 1;
@@ -120,14 +118,12 @@ static inline vtc_tensor vtc_tensor_nd(const void *data, vtc_dtype dtype, int ra
     return t;
 }
 
-VTC_KEEPS_POINTER
-static inline vtc_tensor vtc_tensor_1d(const void *data, vtc_dtype dtype, size_t n)
+VTC_INLINE vtc_tensor vtc_tensor_1d(const void *data, vtc_dtype dtype, size_t n)
 {
     return vtc_tensor_nd(data, dtype, 1, &n);
 }
 
-VTC_KEEPS_POINTER
-static inline vtc_tensor vtc_tensor_2d(const void *data, vtc_dtype dtype, size_t rows, size_t cols)
+VTC_INLINE vtc_tensor vtc_tensor_2d(const void *data, vtc_dtype dtype, size_t rows, size_t cols)
 {
     size_t dim[2];
     dim[0] = rows;
@@ -135,9 +131,8 @@ static inline vtc_tensor vtc_tensor_2d(const void *data, vtc_dtype dtype, size_t
     return vtc_tensor_nd(data, dtype, 2, dim);
 }
 
-VTC_KEEPS_POINTER
-static inline vtc_tensor vtc_tensor_3d(const void *data, vtc_dtype dtype, size_t d0, size_t d1,
-                                       size_t d2)
+VTC_INLINE vtc_tensor vtc_tensor_3d(const void *data, vtc_dtype dtype, size_t d0, size_t d1,
+                                    size_t d2)
 {
     size_t dim[3];
     dim[0] = d0;
@@ -146,20 +141,17 @@ static inline vtc_tensor vtc_tensor_3d(const void *data, vtc_dtype dtype, size_t
     return vtc_tensor_nd(data, dtype, 3, dim);
 }
 
-VTC_KEEPS_POINTER
-static inline vtc_tensor vtc_f32_1d(const float *data, size_t n)
+VTC_INLINE vtc_tensor vtc_f32_1d(const float *data, size_t n)
 {
     return vtc_tensor_1d(data, VTC_F32, n);
 }
 
-VTC_KEEPS_POINTER
-static inline vtc_tensor vtc_f32_2d(const float *data, size_t rows, size_t cols)
+VTC_INLINE vtc_tensor vtc_f32_2d(const float *data, size_t rows, size_t cols)
 {
     return vtc_tensor_2d(data, VTC_F32, rows, cols);
 }
 
-VTC_KEEPS_POINTER
-static inline vtc_tensor vtc_f32_3d(const float *data, size_t d0, size_t d1, size_t d2)
+VTC_INLINE vtc_tensor vtc_f32_3d(const float *data, size_t d0, size_t d1, size_t d2)
 {
     return vtc_tensor_3d(data, VTC_F32, d0, d1, d2);
 }
