@@ -89,7 +89,7 @@ def shuffle_careful():
 
 
 def reusing_layers(n, first, second):
-    """Linear, GELU, linear of n tokens into memory that is reused. Not so LayerNorm: given memory for
+    """Linear, GELU, linear of n tokens into memory that is reused. Not LayerNorm: given memory for
     its result, PyTorch 1.13 makes the result elsewhere and copies it."""
     hidden, y = torch.empty(n, first.out_features), torch.empty(n, second.out_features)
 
@@ -406,7 +406,9 @@ def print_line(workload, threads, form, vtc, other):
     ratio, low, high = interval_of([a / b for a, b in zip(vtc, other)])
     goal = workload.goals.get((form, threads))
     span = "too few rounds" if math.isnan(low) else f"[{low:5.3f}, {high:5.3f}]"
-    verdict = "" if goal is None else f"  <= {goal:<4} {'met' if high <= goal else 'missed'}"
+    verdict = ""
+    if goal is not None and not math.isnan(high):
+        verdict = f"  <= {goal:<4} {'met' if high <= goal else 'missed'}"
     print(f"{workload.name:<34}{threads:>2}  {form:<9}{statistics.median(vtc) * 1e3:>9.3f}"
           f"{statistics.median(other) * 1e3:>10.3f}   {ratio:5.3f} {span}{verdict}", flush=True)
 
