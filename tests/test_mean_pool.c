@@ -23,7 +23,10 @@ static vtc_plan pool(size_t h, size_t w, size_t out_h, size_t out_w, const float
 /* One dimension by the definition: is cell i in window j? */
 static bool inside(size_t i, size_t j, size_t n, size_t m)
 {
-    return i >= floor((double)(j * n) / (double)m) && i < ceil((double)((j + 1) * n) / (double)m);
+    const double cell = (double)i;
+
+    return cell >= floor((double)(j * n) / (double)m) &&
+           cell < ceil((double)((j + 1) * n) / (double)m);
 }
 
 static void check_window(const vtc_plan *plan, size_t j, size_t h, size_t w, size_t out_h,

@@ -11,10 +11,10 @@
  * - Arguments are checked before the first output byte is written. On any error the outputs are
  *   untouched and `exec->on_error` has received one line with the numbers that were wrong.
  * - A struct with `struct_size` starts from its _INIT macro; NULL params are the defaults. Fields
- * are only ever appended, so that older and newer callers are served: what an old one lacks has its
- *   default, what this version does not know must be zero, else VTC_ERR_UNSUPPORTED. That is also
- *   returned for reserved words that are not 0, and VTC_ERR_RANGE for a struct_size that no struct
- *   has and for values that are none of their enum. The functions below do not list these again.
+ *   are only ever appended: what an older caller's struct lacks has its default, and what this
+ *   version does not know must be zero, else VTC_ERR_UNSUPPORTED. That is also returned for
+ *   reserved words that are not 0, and VTC_ERR_RANGE for a struct_size that no struct has and for
+ *   values that are none of their enum. The functions below do not list these again.
  * - The result depends on the arguments alone: equal inputs give equal bits for any number of
  *   workers (same CPU type, same BLAS build, BLAS single-threaded). Ties go to the lower row.
  * - Functions are re-entrant; concurrent calls need their own scratch memory and outputs.
@@ -41,12 +41,12 @@ extern "C" {
 #define VTC_PRINTF(text, first) __attribute__((format(printf, text, first)))
 #endif
 
-/* The makers of views are inlined always: in a call of a function GCC would warn that the memory
- * behind a `const` pointer is still to be written. */
-#ifdef __GNUC__
-#define VTC_INLINE static inline __attribute__((always_inline))
+/* Makers of views keep their first argument and do not look behind it. GCC must be told, and see
+ * them inlined, or it warns of a view of memory that is still to be written. */
+#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 11
+#define VTC_VIEW_MAKER __attribute__((always_inline, access(none, 1))) static inline
 #else
-#define VTC_INLINE static inline
+#define VTC_VIEW_MAKER static inline
 #endif
 
 /* ---- status ---------------------------------------------------------------------------------- */
@@ -103,7 +103,8 @@ VTC_API size_t vtc_dtype_size(vtc_dtype dtype);
 VTC_API const char *vtc_dtype_string(vtc_dtype dtype);
 
 /* A densely packed view. `data` is const here so that one maker serves inputs and outputs. */
-VTC_INLINE vtc_tensor vtc_tensor_nd(const void *data, vtc_dtype dtype, int rank, const size_t *dim)
+VTC_VIEW_MAKER vtc_tensor vtc_tensor_nd(const void *data, vtc_dtype dtype, int rank,
+                                        const size_t *dim)
 {
     vtc_tensor t = { NULL, dtype, rank, { 0 }, { 0 }, { 0 } };
     size_t stride = 1;
@@ -118,12 +119,12 @@ VTC_INLINE vtc_tensor vtc_tensor_nd(const void *data, vtc_dtype dtype, int rank,
     return t;
 }
 
-VTC_INLINE vtc_tensor vtc_tensor_1d(const void *data, vtc_dtype dtype, size_t n)
+VTC_VIEW_MAKER vtc_tensor vtc_tensor_1d(const void *data, vtc_dtype dtype, size_t n)
 {
     return vtc_tensor_nd(data, dtype, 1, &n);
 }
 
-VTC_INLINE vtc_tensor vtc_tensor_2d(const void *data, vtc_dtype dtype, size_t rows, size_t cols)
+VTC_VIEW_MAKER vtc_tensor vtc_tensor_2d(const void *data, vtc_dtype dtype, size_t rows, size_t cols)
 {
     size_t dim[2];
     dim[0] = rows;
@@ -131,8 +132,8 @@ VTC_INLINE vtc_tensor vtc_tensor_2d(const void *data, vtc_dtype dtype, size_t ro
     return vtc_tensor_nd(data, dtype, 2, dim);
 }
 
-VTC_INLINE vtc_tensor vtc_tensor_3d(const void *data, vtc_dtype dtype, size_t d0, size_t d1,
-                                    size_t d2)
+VTC_VIEW_MAKER vtc_tensor vtc_tensor_3d(const void *data, vtc_dtype dtype, size_t d0, size_t d1,
+                                        size_t d2)
 {
     size_t dim[3];
     dim[0] = d0;
@@ -141,17 +142,17 @@ VTC_INLINE vtc_tensor vtc_tensor_3d(const void *data, vtc_dtype dtype, size_t d0
     return vtc_tensor_nd(data, dtype, 3, dim);
 }
 
-VTC_INLINE vtc_tensor vtc_f32_1d(const float *data, size_t n)
+VTC_VIEW_MAKER vtc_tensor vtc_f32_1d(const float *data, size_t n)
 {
     return vtc_tensor_1d(data, VTC_F32, n);
 }
 
-VTC_INLINE vtc_tensor vtc_f32_2d(const float *data, size_t rows, size_t cols)
+VTC_VIEW_MAKER vtc_tensor vtc_f32_2d(const float *data, size_t rows, size_t cols)
 {
     return vtc_tensor_2d(data, VTC_F32, rows, cols);
 }
 
-VTC_INLINE vtc_tensor vtc_f32_3d(const float *data, size_t d0, size_t d1, size_t d2)
+VTC_VIEW_MAKER vtc_tensor vtc_f32_3d(const float *data, size_t d0, size_t d1, size_t d2)
 {
     return vtc_tensor_3d(data, VTC_F32, d0, d1, d2);
 }

@@ -14,8 +14,7 @@
  *
  *     vtc_mlp_weights llava = { linear, 2, NULL, 0 };               [4096, 1024], [4096, 4096], F16
  *     status = vtc_mlp_scratch(NULL, &llava, &x, &y, &exec, &exec.scratch_size);   then allocate
- *     status = vtc_mlp(NULL, &llava, &x, &y, &exec);                   x [576, 1024] -> y [576,
- * 4096]
+ *     status = vtc_mlp(NULL, &llava, &x, &y, &exec);      x [576, 1024] -> y [576, 4096]
  */
 #ifndef VTC_PROJECT_H
 #define VTC_PROJECT_H
@@ -433,7 +432,8 @@ VTC_API extern const vtc_weight_table vtc_c_abstractor_table;
 /* Prefix "abstractor.net.0.b1.". The readout's layers are bound with vtc_linear_table. */
 VTC_API extern const vtc_weight_table vtc_c_abstractor_block_table;
 
-/* Output tokens of an image: out_h * out_w and the E eos_tokens. */
+/* Output tokens of an image: out_h * out_w and the E eos_tokens. VTC_ERR_RANGE for a grid of 0,
+ * VTC_ERR_OVERFLOW for one that does not fit, and for the weights as vtc_c_abstractor(). */
 VTC_API VTC_NODISCARD vtc_status vtc_c_abstractor_count(const vtc_c_abstractor_params *params,
                                                         const vtc_c_abstractor_weights *weights,
                                                         size_t *n_tokens, const vtc_exec *exec);

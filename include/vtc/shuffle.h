@@ -61,8 +61,7 @@ VTC_API VTC_NODISCARD vtc_status vtc_pixel_shuffle_count(const vtc_pixel_shuffle
  * vtc_pixel_shuffle() moves tokens into channels or channels into tokens. No arithmetic.
  *
  *   x  [N, grid_h, grid_w, C], [N, grid_h * grid_w, C] or [grid_h * grid_w, C]   in   any dtype
- *   y  one of these with the extents of vtc_pixel_shuffle_count()                out  the same
- * dtype
+ *   y  one of these, extents of vtc_pixel_shuffle_count()                       out  same dtype
  *
  *   joining    y[n, i, j, (di r + dj) C + c] = x[n, i r + di, j r + dj, c]
  *   splitting  y[n, a u + da, b u + db, c]   = x[n, a, b, (db u + da) C/u^2 + c]

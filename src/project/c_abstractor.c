@@ -376,7 +376,10 @@ vtc_status vtc_c_abstractor_count(const vtc_c_abstractor_params *params,
     VTCI_REQUIRE_PTR(&call, n_tokens);
     call.query = true; /* extents will do */
     VTCI_TRY(open_model(&call, params, weights, &job));
-    *n_tokens = vtci_add(n_averages(&job), job.eos.n_rows);
+    const size_t n = vtci_add(n_averages(&job), job.eos.n_rows);
+
+    VTCI_REQUIRE(&call, n != SIZE_MAX, VTC_ERR_OVERFLOW, "the number of tokens overflows");
+    *n_tokens = n;
     return VTC_OK;
 }
 

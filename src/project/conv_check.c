@@ -16,7 +16,9 @@ static label name_of(const vtci_owner *of, const char *name, const char *part)
 {
     label l;
 
-    snprintf(l.s, sizeof(l.s), "%s%s%s", of->prefix, name, part);
+    /* a name that is cut is still a name */
+    if (snprintf(l.s, sizeof(l.s), "%s%s%s", of->prefix, name, part) < 0)
+        l.s[0] = '\0';
     return l;
 }
 

@@ -80,6 +80,9 @@ static vtc_status open_job(const vtci_call *call, const vtc_mlp_params *params,
     VTCI_REQUIRE_PTR(call, weights);
     VTCI_REQUIRE(call, weights->linear != NULL || weights->n_linear == 0, VTC_ERR_NULL,
                  "linear is NULL, n_linear is %zu", weights->n_linear);
+    VTCI_REQUIRE(call, weights->n_linear <= INT32_MAX && weights->n_residual <= INT32_MAX,
+                 VTC_ERR_OVERFLOW, "%zu linear layers, %zu residual blocks", weights->n_linear,
+                 weights->n_residual);
     VTCI_REQUIRE(call, weights->residual != NULL || weights->n_residual == 0, VTC_ERR_NULL,
                  "residual is NULL, n_residual is %zu", weights->n_residual);
     VTCI_TRY(vtci_check_tokens(call, x, y));

@@ -54,6 +54,8 @@ vtc_status vtc_weights_bind(const vtc_weight_table *table, vtc_weight_lookup loo
 
     VTCI_TRY(vtci_begin(&call, "vtc_weights_bind", exec));
     VTCI_REQUIRE_PTR(&call, table);
+    VTCI_REQUIRE(&call, table->weights != NULL || table->n == 0, VTC_ERR_NULL,
+                 "table->weights is NULL");
     VTCI_REQUIRE(&call, lookup != NULL, VTC_ERR_NULL, "lookup is NULL");
     VTCI_REQUIRE_PTR(&call, weights);
 

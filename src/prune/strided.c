@@ -46,8 +46,7 @@ vtc_status vtc_strided_grid(size_t grid_h, size_t grid_w, size_t out_h, size_t o
     return VTC_OK;
 }
 
-/* ---- the planner: in the grid when there is one, else in the row ------------------------------
- */
+/* ---- the planner: in the grid when there is one, else in the row ----------------------------- */
 
 static bool has_grid(const vtc_plan_inputs *image)
 {
