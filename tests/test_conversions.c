@@ -126,6 +126,92 @@ static void conversions_work_at_every_length(void **state)
     on_every_table(check_conversion_lengths);
 }
 
+/* ---- combinations ---------------------------------------------------------------------------- */
+
+enum { MAX_ROWS = 17 };
+
+typedef void widen(float *y, const uint16_t *x, size_t n);
+typedef void combine(float *y, const float *const *x, const float *w, size_t n_rows, size_t n,
+                     int accumulate);
+typedef void combine_narrow(float *y, const uint16_t *const *x, const float *w, size_t n_rows,
+                            size_t n, int accumulate);
+
+/* Random bits as 16-bit rows, so NaN, infinities and subnormals of either format are among them. */
+static void check_narrow_at(const vtci_kernels *k, combine *of_floats, combine_narrow *of_narrow,
+                            widen *to_f32, uint64_t *seed, size_t n_rows, size_t n,
+                            unsigned options)
+{
+    static uint16_t narrow[MAX_ROWS][MAX_LENGTH];
+    static float wide[MAX_ROWS][MAX_LENGTH], y[MAX_LENGTH], want[MAX_LENGTH];
+    const uint16_t *narrow_row[MAX_ROWS];
+    const float *wide_row[MAX_ROWS];
+    float weight[MAX_ROWS];
+
+    for (size_t r = 0; r < n_rows; r++) {
+        for (size_t i = 0; i < n; i++)
+            narrow[r][i] = (uint16_t)rng(seed);
+        to_f32(wide[r], narrow[r], n);
+        narrow_row[r] = narrow[r];
+        wide_row[r] = wide[r];
+        weight[r] = rng_f32(seed);
+    }
+    for (size_t i = 0; i < n; i++)
+        y[i] = want[i] = rng_f32(seed);
+    of_floats(want, wide_row, (options & 2) != 0 ? NULL : weight, n_rows, n, options & 1);
+    of_narrow(y, narrow_row, (options & 2) != 0 ? NULL : weight, n_rows, n, options & 1);
+    for (size_t i = 0; i < n; i++)
+        if (!same_value(y[i], want[i]))
+            fail_msg("%s: %zu rows of %zu: [%zu] is %a, not %a", k->name, n_rows, n, i,
+                     (double)y[i], (double)want[i]);
+}
+
+static void check_narrow(const vtci_kernels *k)
+{
+    static const size_t n_rows[] = { 1, 2, 4, MAX_ROWS };
+    uint64_t seed = 12;
+
+    for (size_t i = 0; i < N_LENGTHS; i++)
+        for (size_t r = 0; r < sizeof(n_rows) / sizeof(*n_rows); r++)
+            for (unsigned options = 0; options < 4; options++) {
+                const size_t rows = n_rows[r], n = length_at(i);
+
+                check_narrow_at(k, k->combine_max, k->combine_max_f16, k->f16_to_f32, &seed, rows,
+                                n, options);
+                check_narrow_at(k, k->combine_max, k->combine_max_bf16, k->bf16_to_f32, &seed, rows,
+                                n, options);
+                if (options >= 2) /* a sum has weights */
+                    continue;
+                check_narrow_at(k, k->combine, k->combine_f16, k->f16_to_f32, &seed, rows, n,
+                                options);
+                check_narrow_at(k, k->combine, k->combine_bf16, k->bf16_to_f32, &seed, rows, n,
+                                options);
+            }
+}
+
+static void narrow_rows_combine_to_the_bits_of_widened_ones(void **state)
+{
+    (void)state;
+    on_every_table(check_narrow);
+}
+
+static void check_no_rows(const vtci_kernels *k)
+{
+    float y[3] = { 1.0f, 2.0f, 3.0f };
+
+    k->combine_f16(y, NULL, NULL, 0, 3, 1);
+    k->combine_bf16(y, NULL, NULL, 0, 3, 1);
+    assert_true(y[0] == 1.0f && y[1] == 2.0f && y[2] == 3.0f);
+    k->combine_f16(y, NULL, NULL, 0, 2, 0);
+    k->combine_bf16(y + 1, NULL, NULL, 0, 2, 0);
+    assert_true(y[0] == 0.0f && y[1] == 0.0f && y[2] == 0.0f);
+}
+
+static void no_narrow_rows_give_zeros_or_change_nothing(void **state)
+{
+    (void)state;
+    on_every_table(check_no_rows);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -133,6 +219,8 @@ int main(void)
         cmocka_unit_test(narrowing_rounds_random_bits_to_nearest),
         cmocka_unit_test(narrowing_takes_ties_to_even),
         cmocka_unit_test(conversions_work_at_every_length),
+        cmocka_unit_test(narrow_rows_combine_to_the_bits_of_widened_ones),
+        cmocka_unit_test(no_narrow_rows_give_zeros_or_change_nothing),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

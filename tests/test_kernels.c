@@ -282,80 +282,76 @@ static void combine_max_keeps_bits_and_nan_wins(void **state)
     on_every_table(check_max);
 }
 
-/* ---- argmax ---------------------------------------------------------------------------------- */
+/* ---- the largest, and the first that is large -------------------------------------------------
+ */
 
-static void assert_argmax(const vtci_kernels *k, const float *x, size_t n, size_t want)
+static void assert_max(const vtci_kernels *k, const float *x, size_t n)
 {
-    float top = NAN;
-    const size_t got = k->argmax(x, n, &top);
+    float want = -INFINITY;
 
-    if (got != want)
-        fail_msg("%s: argmax of %zu is %zu, not %zu", k->name, n, got, want);
-    assert_true(same_value(top, x[want]));
+    for (size_t i = 0; i < n; i++)
+        if (x[i] > want)
+            want = x[i];
+    if (!(k->max(x, n) == want))
+        fail_msg("%s: the largest of %zu is %g, not %g", k->name, n, (double)k->max(x, n),
+                 (double)want);
 }
 
-static void check_argmax(const vtci_kernels *k)
+static void assert_first(const vtci_kernels *k, const float *x, size_t n, float bound)
+{
+    size_t want = 0;
+
+    while (want < n && !(x[want] >= bound))
+        want++;
+    if (k->first_at_least(x, n, bound) != want)
+        fail_msg("%s: the first of %zu from %g on is %zu, not %zu", k->name, n, (double)bound,
+                 k->first_at_least(x, n, bound), want);
+}
+
+static void check_large(const vtci_kernels *k)
 {
     static float x[MAX_LENGTH];
     uint64_t seed = 7;
 
-    for (size_t i = 1; i < N_LENGTHS; i++)
+    for (size_t i = 0; i < N_LENGTHS; i++)
         for (int repeat = 0; repeat < 4; repeat++) {
             const size_t n = length_at(i);
-            size_t want = 0;
 
-            fill_odd(&seed, x, n, false);
-            for (size_t j = n; j-- > 0;)
-                if (x[j] >= x[want])
-                    want = j;
-            assert_argmax(k, x, n, want);
+            fill_odd(&seed, x, n, repeat % 2 != 0);
+            assert_max(k, x, n);
+            assert_first(k, x, n, k->max(x, n));
+            assert_first(k, x, n, rng_f32(&seed));
+            assert_first(k, x, n, 0.0f);
+            assert_first(k, x, n, -INFINITY);
+            assert_first(k, x, n, NAN);
         }
 }
 
-static void argmax_is_the_first_of_the_largest(void **state)
+static void the_largest_and_the_first_above_a_bound_are_found_among_nan(void **state)
 {
     (void)state;
-    on_every_table(check_argmax);
+    on_every_table(check_large);
 }
 
-static void check_argmax_places(const vtci_kernels *k)
+static void check_places(const vtci_kernels *k)
 {
     static float x[288];
 
     for (size_t n = 1; n <= 288; n = n < 40 ? n + 1 : 2 * n - 7)
         for (size_t place = 0; place < n; place++) {
             for (size_t i = 0; i < n; i++)
-                x[i] = i < place ? -INFINITY : -1.0f;
-            assert_argmax(k, x, n, place);
+                x[i] = i < place ? -INFINITY : i == place ? -1.0f : -2.0f;
+            assert_true(k->max(x, n) == -1.0f);
+            assert_int_equal(k->first_at_least(x, n, -1.0f), place);
+            assert_int_equal(k->first_at_least(x, n, -3.0f), place);
+            assert_int_equal(k->first_at_least(x, n, -0.5f), n);
         }
 }
 
-static void argmax_finds_every_place(void **state)
+static void every_place_is_found(void **state)
 {
     (void)state;
-    on_every_table(check_argmax_places);
-}
-
-static void check_argmax_zero_and_nan(const vtci_kernels *k)
-{
-    float x[70], top;
-
-    for (size_t n = 2; n <= 70; n++) {
-        for (size_t i = 0; i < n; i++)
-            x[i] = i == 1 ? -0.0f : i == 0 ? -1.0f : 0.0f;
-        assert_argmax(k, x, n, 1);
-        for (size_t i = 0; i < n; i++)
-            x[i] = NAN;
-        assert_true(k->argmax(x, n, &top) < n);
-        x[n - 1] = -INFINITY;
-        assert_true(k->argmax(x, n, &top) < n);
-    }
-}
-
-static void argmax_of_zeros_ignores_their_sign_and_nan_stays_in_range(void **state)
-{
-    (void)state;
-    on_every_table(check_argmax_zero_and_nan);
+    on_every_table(check_places);
 }
 
 /* ---- softmax --------------------------------------------------------------------------------- */
@@ -483,10 +479,13 @@ static void softmax_keeps_infinities_and_nan_in_their_place(void **state)
 /* Calls every kernel with rows that touch an unreadable page at one end; inputs are read-only. */
 static void run_guarded(const vtci_kernels *k, size_t n, void *(*alloc)(size_t bytes))
 {
-    float *x = alloc(n * sizeof(float)), *y = alloc(n * sizeof(float)), top;
+    float *x = alloc(n * sizeof(float)), *y = alloc(n * sizeof(float));
     uint16_t *in = alloc(n * sizeof(uint16_t)), *out = alloc(n * sizeof(uint16_t));
     const float *two[2] = { x, x };
+    const uint16_t *narrow[2] = { in, in };
     const float w[2] = { 1.0f, 2.0f };
+    const char *from = (const char *)x;
+    char *to = (char *)y;
 
     guard_readonly(x);
     guard_readonly(in);
@@ -496,14 +495,19 @@ static void run_guarded(const vtci_kernels *k, size_t n, void *(*alloc)(size_t b
     k->combine(y, two, w, 2, n, 1);
     k->combine_max(y, two, w, 2, n, 0);
     k->combine_max(y, two, NULL, 2, n, 1);
-    if (n != 0) {
-        k->argmax(x, n, &top);
+    k->combine_f16(y, narrow, w, 2, n, 0);
+    k->combine_bf16(y, narrow, w, 2, n, 1);
+    k->combine_max_f16(y, narrow, w, 2, n, 0);
+    k->combine_max_bf16(y, narrow, NULL, 2, n, 1);
+    k->max(x, n);
+    k->first_at_least(x, n, INFINITY);
+    if (n != 0)
         k->softmax(y, x, x, 1.0f, n);
-    }
     k->f16_to_f32(y, in, n);
     k->bf16_to_f32(y, in, n);
     k->f32_to_f16(out, x, n);
     k->f32_to_bf16(out, x, n);
+    k->stream_rows(&to, &from, 1, n * sizeof(float));
     guard_free(x);
     guard_free(y);
     guard_free(in);
@@ -534,9 +538,8 @@ int main(void)
         cmocka_unit_test(combine_is_the_weighted_sum),
         cmocka_unit_test(combine_continues_where_it_stopped),
         cmocka_unit_test(combine_max_keeps_bits_and_nan_wins),
-        cmocka_unit_test(argmax_is_the_first_of_the_largest),
-        cmocka_unit_test(argmax_finds_every_place),
-        cmocka_unit_test(argmax_of_zeros_ignores_their_sign_and_nan_stays_in_range),
+        cmocka_unit_test(the_largest_and_the_first_above_a_bound_are_found_among_nan),
+        cmocka_unit_test(every_place_is_found),
         cmocka_unit_test(softmax_is_near_the_double_result),
         cmocka_unit_test(exp_is_within_about_one_ulp),
         cmocka_unit_test(softmax_keeps_infinities_and_nan_in_their_place),

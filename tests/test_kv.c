@@ -194,6 +194,29 @@ static void a_large_view_is_cut_into_tasks_of_rows(void **state)
     free_plan(&plan);
 }
 
+/* Rows that in all exceed the caches take a way of their own. */
+static void very_large_moves_arrive_too(void **state)
+{
+    const shape from = { HEADS_TOKENS_D, 4, 4, 1024, 2300, 0 },
+                to = { HEADS_TOKENS_D, 4, 4, 1024, 2100, 0 };
+    uint64_t seed = 5;
+    vtc_plan plan = random_plan(&seed, PLAN_ASCENDING, from.n_rows, to.n_rows);
+    vtc_exec exec = test_exec(2);
+    vtc_kv src = view_of(&from, random_bytes(&seed, bytes_of(&from)), NULL);
+    vtc_kv dst = view_of(&to, guard_alloc(bytes_of(&to)), NULL);
+
+    (void)state;
+    assert_int_equal(vtc_plan_gather_kv(&plan, &src, &dst, 1, &exec), VTC_OK);
+    assert_moved(&plan, &from, src.data, NULL, &to, dst.data, NULL);
+    assert_int_equal(vtc_plan_compact_kv(&plan, &src, 1, &exec), VTC_OK);
+    for (size_t h = 0; h < from.heads; h++)
+        assert_memory_equal(element(&from, src.data, NULL, 0, h, 0),
+                            element(&to, dst.data, NULL, 0, h, 0), to.n_rows * from.d * from.size);
+    guard_free(src.data);
+    guard_free(dst.data);
+    free_plan(&plan);
+}
+
 static void layouts_may_differ_in_strides(void **state)
 {
     const shape from = { TOKENS_HEADS_D, 3, 5, 2, 9, 0 }, to = { HEADS_TOKENS_D, 3, 5, 2, 4, 2 };
@@ -407,6 +430,7 @@ int main(void)
         cmocka_unit_test(kept_rows_arrive_in_new_memory),
         cmocka_unit_test(rows_in_place_are_those_of_new_memory),
         cmocka_unit_test(a_large_view_is_cut_into_tasks_of_rows),
+        cmocka_unit_test(very_large_moves_arrive_too),
         cmocka_unit_test(layouts_may_differ_in_strides),
         cmocka_unit_test(a_source_may_repeat_its_heads),
         cmocka_unit_test(nothing_to_move_is_fine),

@@ -1,9 +1,7 @@
 /* Rows moved by index. */
-#include "support/support.h"
+#include "kernel_tables.h"
 
 #include "../src/plan/pieces.h"
-
-#include <string.h>
 
 enum { N = 40, MAX_PIECE = 40, BYTES = N * (MAX_PIECE + 8) };
 
@@ -48,8 +46,12 @@ static void every_row_arrives_and_nothing_else_changes(void **state)
         const size_t piece = 1 + rng_below(&seed, MAX_PIECE), n = choose_rows(&seed, keep);
         const size_t gap = rng_below(&seed, 2) * 5;
         const size_t begin = rng_below(&seed, n + 1), end = begin + rng_below(&seed, n - begin + 1);
-        vtci_pieces p = { (char *)dst, (const char *)src, piece, piece + gap, piece + gap, NULL,
-                          NULL };
+        vtci_pieces p = { .dst = (char *)dst,
+                          .src = (const char *)src,
+                          .piece = piece,
+                          .dst_stride = piece + gap,
+                          .src_stride = piece + gap,
+                          .streaming = rng_below(&seed, 2) != 0 };
 
         shuffle_slots(&seed, src_slot);
         shuffle_slots(&seed, dst_slot);
@@ -78,7 +80,12 @@ static void rows_move_down_in_the_same_memory(void **state)
     (void)state;
     for (int round = 0; round < 1000; round++) {
         const size_t piece = 1 + rng_below(&seed, MAX_PIECE), n = choose_rows(&seed, keep);
-        vtci_pieces p = { (char *)x, (const char *)x, piece, piece, piece, NULL, NULL };
+        vtci_pieces p = { .dst = (char *)x,
+                          .src = (const char *)x,
+                          .piece = piece,
+                          .dst_stride = piece,
+                          .src_stride = piece,
+                          .streaming = rng_below(&seed, 2) != 0 };
 
         shuffle_slots(&seed, slot);
         if (rng_below(&seed, 2))
@@ -93,6 +100,87 @@ static void rows_move_down_in_the_same_memory(void **state)
             assert_memory_equal(x + d * piece, before + s * piece, piece);
         }
     }
+}
+
+/* Rows of `bytes` at random distances on both sides, in more rows than are asked for ahead. */
+static void check_stream_at(const vtci_kernels *k, uint64_t *seed, size_t n_rows, size_t bytes)
+{
+    enum { ROOM = 70 * 1200 };
+    static unsigned char src[ROOM], dst[ROOM], want[ROOM];
+    const char *from[70];
+    char *to[70];
+    size_t at = 0, into = 0;
+
+    for (size_t i = 0; i < ROOM; i++) {
+        src[i] = (unsigned char)rng(seed);
+        dst[i] = want[i] = (unsigned char)~src[i];
+    }
+    for (size_t r = 0; r < n_rows; r++) {
+        at += rng_below(seed, 70);
+        into += rng_below(seed, 2) * rng_below(seed, 70);
+        from[n_rows - 1 - r] = (const char *)src + at;
+        to[r] = (char *)dst + into;
+        into += bytes;
+        at += bytes;
+    }
+    for (size_t r = 0; r < n_rows; r++)
+        memcpy(want + (to[r] - (char *)dst), from[r], bytes);
+    k->stream_rows(to, from, n_rows, bytes);
+    if (memcmp(dst, want, ROOM) != 0)
+        fail_msg("%s: %zu rows of %zu bytes arrive wrong", k->name, n_rows, bytes);
+}
+
+static void check_stream(const vtci_kernels *k)
+{
+    static const size_t n_rows[] = { 0, 1, 2, 31, 32, 33, 70 };
+    static const size_t n_bytes[] = { 0, 1, 63, 64, 65, 127, 128, 200, 511, 512, 513, 640, 1130 };
+    uint64_t seed = 10;
+
+    for (size_t i = 0; i < sizeof(n_rows) / sizeof(*n_rows); i++)
+        for (size_t b = 0; b < sizeof(n_bytes) / sizeof(*n_bytes); b++)
+            check_stream_at(k, &seed, n_rows[i], n_bytes[b]);
+}
+
+static void streamed_rows_arrive_and_nothing_else_changes(void **state)
+{
+    (void)state;
+    on_every_table(check_stream);
+}
+
+/* More rows than one call of the kernel takes. */
+static void streamed_rows_of_any_number_arrive(void **state)
+{
+    enum { MANY = 700, PIECE = 96 };
+    static char src[MANY * PIECE], dst[MANY * PIECE];
+    const vtci_pieces p = { .dst = dst,
+                            .src = src,
+                            .piece = PIECE,
+                            .dst_stride = PIECE,
+                            .src_stride = PIECE,
+                            .streaming = true };
+    static int32_t keep[MANY];
+    uint64_t seed = 3;
+
+    (void)state;
+    fill_random(&seed, (unsigned char *)src, sizeof(src));
+    for (int32_t j = 0; j < MANY; j++)
+        keep[j] = MANY - 1 - j;
+    for (size_t n = 0; n <= MANY; n = n * 2 + 1) {
+        memset(dst, 0, sizeof(dst));
+        vtci_move_pieces(&p, keep, 0, n);
+        for (size_t j = 0; j < n; j++)
+            assert_memory_equal(dst + j * PIECE, src + (size_t)keep[j] * PIECE, PIECE);
+    }
+}
+
+static void large_moves_of_long_rows_stream(void **state)
+{
+    (void)state;
+    assert_true(vtci_pays_to_stream((size_t)400 << 20, 512));
+    assert_true(vtci_pays_to_stream(SIZE_MAX, SIZE_MAX));
+    assert_false(vtci_pays_to_stream((size_t)400 << 20, 64));
+    assert_false(vtci_pays_to_stream(1 << 20, 4096));
+    assert_false(vtci_pays_to_stream(0, 0));
 }
 
 static void tasks_cover_all_units_and_are_never_empty(void **state)
@@ -110,6 +198,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_row_arrives_and_nothing_else_changes),
         cmocka_unit_test(rows_move_down_in_the_same_memory),
+        cmocka_unit_test(streamed_rows_arrive_and_nothing_else_changes),
+        cmocka_unit_test(streamed_rows_of_any_number_arrive),
+        cmocka_unit_test(large_moves_of_long_rows_stream),
         cmocka_unit_test(tasks_cover_all_units_and_are_never_empty),
     };
 

@@ -421,7 +421,7 @@ static void scratch_is_exact(void **state)
     size_t bytes;
 
     (void)state;
-    c.from = VTC_F16;
+    c.to = VTC_F16;
     const vtc_tensor x = make_input(&seed, &c);
     vtc_tensor y = make_output(&c), no_data = x;
 

@@ -178,15 +178,12 @@ static void fill_source(uint64_t *seed, struct source *s, vtc_dtype dtype)
 
 static void combine(const struct source *s, size_t n_rows, bool max, float *y)
 {
-    const size_t floats = vtci_combine_floats(s->dtype, COLS);
-    float *wide = guard_alloc(floats * sizeof(*wide));
     vtci_combine c;
 
-    vtci_combine_begin(&c, y, COLS, s->dtype, max, floats == 0 ? NULL : wide);
+    vtci_combine_begin(&c, y, COLS, s->dtype, max);
     for (size_t r = 0; r < n_rows; r++)
         vtci_combine_add(&c, s->data[r], s->weight[r]);
     vtci_combine_end(&c);
-    guard_free(wide);
 }
 
 static double naive_combination(const struct source *s, size_t n_rows, bool max, size_t i)
@@ -238,14 +235,6 @@ static void a_maximum_of_nothing_but_minus_infinity_is_minus_infinity(void **sta
         assert_true(y[i] == -INFINITY);
 }
 
-static void only_narrow_dtypes_need_room_to_widen(void **state)
-{
-    (void)state;
-    assert_int_equal(vtci_combine_floats(VTC_F32, 100), 0);
-    assert_int_equal(vtci_combine_floats(VTC_F16, 100), 100 * VTCI_COMBINE_BATCH);
-    assert_int_equal(vtci_combine_floats(VTC_BF16, SIZE_MAX / 2), SIZE_MAX);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -259,7 +248,6 @@ int main(void)
         cmocka_unit_test(cosines_match_double),
         cmocka_unit_test(lists_of_any_length_are_combined),
         cmocka_unit_test(a_maximum_of_nothing_but_minus_infinity_is_minus_infinity),
-        cmocka_unit_test(only_narrow_dtypes_need_room_to_widen),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -133,16 +133,15 @@ static void random_rounds_equal_the_reference(void **state)
     }
 }
 
-static void more_rows_than_one_tile_holds_equal_the_reference(void **state)
+static void check_tiles(size_t n, size_t d)
 {
-    const vtc_tome_params params = make_params(200, 1, 0);
+    const vtc_tome_params params = make_params(n / 4, 1, 0);
     uint64_t seed = 2;
-    vtc_tensor metric = random_metric(&seed, VTC_F32, 811, 48, 0);
+    vtc_tensor metric = random_metric(&seed, VTC_F32, n, d, 0);
     double *values = values_of(&metric);
-    tome_reference want = tome_reference_round(values, 811, 48, 200, true, false);
+    tome_reference want = tome_reference_round(values, n, d, n / 4, true, false);
     vtc_plan plan = tome(&params, &metric, NULL, NULL, 2);
 
-    (void)state;
     assert_plan(&plan, &want, NULL);
     free_plan(&plan);
     tome_reference_free(&want);
@@ -150,17 +149,24 @@ static void more_rows_than_one_tile_holds_equal_the_reference(void **state)
     guard_free(metric.data);
 }
 
+/* Short metrics are cut into small products by transposed rows, long ones into large products. */
+static void more_rows_than_one_tile_holds_equal_the_reference(void **state)
+{
+    (void)state;
+    check_tiles(811, 48);
+    check_tiles(411, 260);
+}
+
 /* ---- laws ------------------------------------------------------------------------------------ */
 
-static void any_executor_gives_the_same_bits(void **state)
+static void check_executors(size_t d)
 {
     const vtc_tome_params params = make_params(150, 0, 0);
     uint64_t seed = 3;
-    vtc_tensor metric = random_metric(&seed, VTC_F32, 700, 65, 1);
+    vtc_tensor metric = random_metric(&seed, VTC_F32, 700, d, 1);
     float *mass = random_masses(&seed, 700);
     vtc_plan one = tome(&params, &metric, mass, NULL, 0);
 
-    (void)state;
     for (size_t n_workers = 1; n_workers <= 5; n_workers += 2) {
         vtc_plan many = tome(&params, &metric, mass, NULL, n_workers);
 
@@ -174,6 +180,13 @@ static void any_executor_gives_the_same_bits(void **state)
     free_plan(&one);
     guard_free(mass);
     guard_free(metric.data);
+}
+
+static void any_executor_gives_the_same_bits(void **state)
+{
+    (void)state;
+    check_executors(65);
+    check_executors(165);
 }
 
 static void mass_is_conserved_and_weights_add_up_to_one(void **state)
@@ -203,22 +216,21 @@ static void mass_is_conserved_and_weights_add_up_to_one(void **state)
 }
 
 /* Equal rows at every place of a tile, where sgemm takes different paths. */
-static void ties_go_to_the_lower_row(void **state)
+static void check_ties(size_t d)
 {
-    enum { N = 240, D = 237, KINDS = 7 };
+    enum { N = 240, MAX_D = 400, KINDS = 7 };
     const vtc_tome_params params = make_params(N / 2, 0, 0);
     int32_t merged[N / 2], partner[N / 2], first_of[KINDS];
-    size_t kind[N], dim[2] = { N, D };
+    size_t kind[N], dim[2] = { N, d };
     vtc_tome_trace trace = VTC_TOME_TRACE_INIT;
     vtc_tensor metric = make_tensor(VTC_F32, 2, dim, 0);
-    float rows[KINDS * D];
+    float rows[KINDS * MAX_D];
     uint64_t seed = 5;
 
-    (void)state;
-    rng_fill(&seed, rows, KINDS * D);
+    rng_fill(&seed, rows, KINDS * MAX_D);
     for (size_t i = N; i-- > 0;) {
         kind[i] = rng_below(&seed, KINDS);
-        memcpy((float *)metric.data + i * D, rows + kind[i] * D, D * sizeof(float));
+        memcpy((float *)metric.data + i * d, rows + kind[i] * MAX_D, d * sizeof(float));
         if (i % 2 == 1)
             first_of[kind[i]] = (int32_t)(i / 2);
     }
@@ -233,6 +245,13 @@ static void ties_go_to_the_lower_row(void **state)
     }
     free_plan(&plan);
     guard_free(metric.data);
+}
+
+static void ties_go_to_the_lower_row(void **state)
+{
+    (void)state;
+    check_ties(237);
+    check_ties(397);
 }
 
 static void the_length_of_rows_does_not_matter(void **state)
@@ -358,7 +377,7 @@ static void the_callers_sgemm_is_used_for_the_product(void **state)
     exec.sgemm = count_and_multiply;
     exec.sgemm_cookie = &n_calls;
     assert_int_equal(vtc_tome(&params, &metric, NULL, &got, NULL, &exec), VTC_OK);
-    assert_int_equal(n_calls, 1);
+    assert_true(n_calls > 0);
     assert_memory_equal(got.fate, want.fate, 60 * sizeof(*want.fate));
     exec_scratch_free(&exec);
     free_plan(&want);

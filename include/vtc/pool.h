@@ -62,7 +62,7 @@ VTC_API VTC_NODISCARD vtc_status vtc_pool2d_scratch(const vtc_pool2d_params *par
  * Bilinear uses the scale grid / out, never the nominal stride, and reads at most 4 rows per output
  * whatever the ratio; a tap of weight 0 is not read, so equal sizes copy exactly. Adaptive windows
  * divide by their own area, may overlap, and repeat rows when the output is the larger grid.
- * Each output reads its rows once: time is that of moving x and y. No scratch when both are F32.
+ * Each output reads its rows once: time is that of moving x and y. No scratch when y is F32.
  * Parallel over output rows of the grid.
  * Returns VTC_ERR_NULL, DTYPE, SHAPE, RANGE, OVERLAP, OVERFLOW or SCRATCH on error.
  * Checked against: LLaVA-NeXT's get_2dPool as published, PyTorch 1.13's adaptive pooling.

@@ -46,6 +46,12 @@ typedef struct vtci_kernels {
     void (*combine)(float *y, const float *const *x, const float *w, size_t n_rows, size_t n,
                     int accumulate);
 
+    /* The same of 16-bit rows: the bits are those of widening the rows first. */
+    void (*combine_f16)(float *y, const uint16_t *const *x, const float *w, size_t n_rows, size_t n,
+                        int accumulate);
+    void (*combine_bf16)(float *y, const uint16_t *const *x, const float *w, size_t n_rows,
+                         size_t n, int accumulate);
+
     /* y[i] = bias[i] + sum over r < n_rows of w[r][i] * x[r][i] (bias NULL: 0), in order: a
      * depthwise convolution, where the rows are the neighbours of a token and w their taps. */
     void (*combine_each)(float *y, const float *const *x, const float *const *w, const float *bias,
@@ -56,8 +62,16 @@ typedef struct vtci_kernels {
     void (*combine_max)(float *y, const float *const *x, const float *w, size_t n_rows, size_t n,
                         int accumulate);
 
-    /* The first index of the largest value; *top is that value. n >= 1 and no NaN. */
-    size_t (*argmax)(const float *x, size_t n, float *top);
+    void (*combine_max_f16)(float *y, const uint16_t *const *x, const float *w, size_t n_rows,
+                            size_t n, int accumulate);
+    void (*combine_max_bf16)(float *y, const uint16_t *const *x, const float *w, size_t n_rows,
+                             size_t n, int accumulate);
+
+    /* The largest value; -inf where there is none. NaN are passed over. */
+    float (*max)(const float *x, size_t n);
+
+    /* The first i with x[i] >= bound; n when there is none. */
+    size_t (*first_at_least)(const float *x, size_t n, float bound);
 
     /* p[i] = softmax of scale * x[i] + bias[i] over the row (bias NULL: none). p may be x. A row
      * that is -inf throughout gives NaN, as in PyTorch. n >= 1. */
@@ -95,6 +109,13 @@ typedef struct vtci_kernels {
     void (*f32_to_f16)(uint16_t *y, const float *x, size_t n);
     void (*bf16_to_f32)(float *y, const uint16_t *x, size_t n);
     void (*f32_to_bf16)(uint16_t *y, const float *x, size_t n);
+
+    /*
+     * Copies to[r] = from[r], `bytes` each, for r < n_rows in order; neither row of a pair may
+     * overlap the other. What is written does not stay in the caches, nor is it read first, which
+     * pays where a move is larger than those.
+     */
+    void (*stream_rows)(char *const *to, const char *const *from, size_t n_rows, size_t bytes);
 } vtci_kernels;
 
 /* The table for this machine, chosen once. */

@@ -17,7 +17,7 @@
  *   vec add(a, b), sub(a, b), mul(a, b)
  *   vec fma3(a, b, c)                           a * b + c, rounded once
  *   vec divide(a, b), magnitude(v)
- *   vec larger(a, b)                            b > a ? b : a; either one when a lane is NaN
+ *   vec larger(a, b)                            b > a ? b : a, so a when b is NaN
  *   vec larger_or_nan(a, b)                     b > a || isnan(b) ? b : a
  *   vec at_least(v, bound), at_most(v, bound)   v, or bound where v is beyond it; NaN stays
  *   vec by_sign(x, a, b)                        a where x has its sign bit, else b
@@ -27,6 +27,8 @@
  *   float sum_lanes(v), top_lane(v)
  *   size_t first_equal(a, b)                    first lane where a == b, VL when there is none
  *   vec load_f16(const uint16_t *p), void store_f16(uint16_t *p, vec v), the same for bf16
+ *   void stream_line(void *to, const void *from)  64 bytes, past the caches; `to` at a multiple of
+ * 64 void stream_end(void)                       lets no later store be seen before those
  *
  * It then defines the table vtci_kernels<SUFFIX>. Sums are formed in an order that depends on the
  * length alone. function_template.h, which has exp() and the norms, is the second half of it.
@@ -116,61 +118,42 @@ ATTRIBUTES static void KERNEL(multiply)(float *y, const float *x, const float *z
     }
 }
 
-/*
- * Asks for the block that stands AHEAD floats after this one, mostly a token or two further on, to
- * be brought into the second-level cache. Rows end too soon for the CPU's own prefetchers: with
- * this a pooling of rows in main memory is a fifth to a third faster. A prefetch never faults, so
- * the address may lie outside the array.
- */
-ATTRIBUTES static inline void KERNEL(prefetch)(const float *row)
+/* The last part of a 16-bit row, shorter than a vector, goes through memory of full length. */
+ATTRIBUTES static inline vec KERNEL(load_some_f16)(const uint16_t *p, size_t m)
 {
-    enum { AHEAD = 2048, LINE = 64 };
-    const uintptr_t block = (uintptr_t)row + AHEAD * sizeof(*row);
+    uint16_t part[VL] = { 0 };
 
-    for (size_t line = 0; line < BLOCK * sizeof(*row); line += LINE)
-        __builtin_prefetch((const void *)(block + line), 0, 2);
+    memcpy(part, p, m * sizeof(*p));
+    return load_f16(part);
 }
 
-/* A block of the output stays in registers while all rows are added to it, so that each row is read
- * once and the output written once: the pace is that of memory. */
-ATTRIBUTES static void KERNEL(combine)(float *y, const float *const *x, const float *w,
-                                       size_t n_rows, size_t n, int accumulate)
+ATTRIBUTES static inline vec KERNEL(load_some_bf16)(const uint16_t *p, size_t m)
 {
-    const vec zero = fill(0.0f);
-    size_t i = 0;
+    uint16_t part[VL] = { 0 };
 
-    for (; n - i >= BLOCK; i += BLOCK) {
-        vec s0 = accumulate ? load(y + i) : zero;
-        vec s1 = accumulate ? load(y + i + VL) : zero;
-        vec s2 = accumulate ? load(y + i + 2 * VL) : zero;
-        vec s3 = accumulate ? load(y + i + 3 * VL) : zero;
-
-        for (size_t r = 0; r < n_rows; r++) {
-            const float *row = x[r] + i;
-            const vec a = fill(w[r]);
-
-            KERNEL(prefetch)(row);
-            s0 = fma3(a, load(row), s0);
-            s1 = fma3(a, load(row + VL), s1);
-            s2 = fma3(a, load(row + 2 * VL), s2);
-            s3 = fma3(a, load(row + 3 * VL), s3);
-        }
-        store(y + i, s0);
-        store(y + i + VL, s1);
-        store(y + i + 2 * VL, s2);
-        store(y + i + 3 * VL, s3);
-    }
-    for (; i < n; i += VL) {
-        const size_t m = LANES(n - i);
-        vec s = accumulate ? load_some(y + i, m, 0.0f) : zero;
-
-        for (size_t r = 0; r < n_rows; r++)
-            s = fma3(fill(w[r]), load_some(x[r] + i, m, 0.0f), s);
-        store_some(y + i, m, s);
-    }
+    memcpy(part, p, m * sizeof(*p));
+    return load_bf16(part);
 }
 
-/* The same with a weight for each element. */
+#define ELEMENT         float
+#define OF(name)        KERNEL(name)
+#define LOAD(p)         load(p)
+#define LOAD_SOME(p, m) load_some(p, m, 0.0f)
+#include "combine_template.h"
+
+#define ELEMENT         uint16_t
+#define OF(name)        KERNEL(name##_f16)
+#define LOAD(p)         load_f16(p)
+#define LOAD_SOME(p, m) KERNEL(load_some_f16)(p, m)
+#include "combine_template.h"
+
+#define ELEMENT         uint16_t
+#define OF(name)        KERNEL(name##_bf16)
+#define LOAD(p)         load_bf16(p)
+#define LOAD_SOME(p, m) KERNEL(load_some_bf16)(p, m)
+#include "combine_template.h"
+
+/* A combination with a weight for each element. */
 ATTRIBUTES static void KERNEL(combine_each)(float *y, const float *const *x, const float *const *w,
                                             const float *bias, size_t n_rows, size_t n)
 {
@@ -206,49 +189,7 @@ ATTRIBUTES static void KERNEL(combine_each)(float *y, const float *const *x, con
     }
 }
 
-/* The same for maxima. Multiplying by 1 changes no value, so one loop serves both cases. */
-ATTRIBUTES static void KERNEL(combine_max)(float *y, const float *const *x, const float *w,
-                                           size_t n_rows, size_t n, int accumulate)
-{
-    const vec lowest = fill(-INFINITY);
-    size_t i = 0;
-
-    for (; n - i >= BLOCK; i += BLOCK) {
-        vec t0 = accumulate ? load(y + i) : lowest;
-        vec t1 = accumulate ? load(y + i + VL) : lowest;
-        vec t2 = accumulate ? load(y + i + 2 * VL) : lowest;
-        vec t3 = accumulate ? load(y + i + 3 * VL) : lowest;
-
-        for (size_t r = 0; r < n_rows; r++) {
-            const float *row = x[r] + i;
-            const vec a = fill(w == NULL ? 1.0f : w[r]);
-
-            KERNEL(prefetch)(row);
-            t0 = larger_or_nan(t0, mul(a, load(row)));
-            t1 = larger_or_nan(t1, mul(a, load(row + VL)));
-            t2 = larger_or_nan(t2, mul(a, load(row + 2 * VL)));
-            t3 = larger_or_nan(t3, mul(a, load(row + 3 * VL)));
-        }
-        store(y + i, t0);
-        store(y + i + VL, t1);
-        store(y + i + 2 * VL, t2);
-        store(y + i + 3 * VL, t3);
-    }
-    for (; i < n; i += VL) {
-        const size_t m = LANES(n - i);
-        vec t = accumulate ? load_some(y + i, m, 0.0f) : lowest;
-
-        for (size_t r = 0; r < n_rows; r++) {
-            const vec a = fill(w == NULL ? 1.0f : w[r]);
-
-            t = larger_or_nan(t, mul(a, load_some(x[r] + i, m, 0.0f)));
-        }
-        store_some(y + i, m, t);
-    }
-}
-
-/* The largest value; NaN are passed over. */
-ATTRIBUTES static float KERNEL(row_max)(const float *x, size_t n)
+ATTRIBUTES static float KERNEL(max)(const float *x, size_t n)
 {
     const vec lowest = fill(-INFINITY);
     vec t0 = lowest, t1 = lowest, t2 = lowest, t3 = lowest;
@@ -265,42 +206,74 @@ ATTRIBUTES static float KERNEL(row_max)(const float *x, size_t n)
     return top_lane(larger(larger(t0, t1), larger(t2, t3)));
 }
 
-/* First the value, then where it stands: going twice over a row in the nearest cache is several
- * times faster than carrying indices along. */
-ATTRIBUTES static size_t KERNEL(argmax)(const float *x, size_t n, float *top)
+ATTRIBUTES static size_t KERNEL(first_at_least)(const float *x, size_t n, float bound)
 {
-    const vec largest = fill(KERNEL(row_max)(x, n));
-    size_t at = 0; /* stays when no lane is equal: nothing but NaN */
+    const vec least = fill(bound);
 
     for (size_t i = 0; i < n; i += VL) {
-        const size_t lane = first_equal(largest, load_some(x + i, LANES(n - i), NAN));
+        const vec v = n - i >= VL ? load(x + i) : load_some(x + i, n - i, NAN);
+        const size_t lane = first_equal(v, larger(least, v));
 
-        if (lane < VL) {
-            at = i + lane;
-            break;
-        }
+        if (lane < VL)
+            return i + lane;
     }
-    *top = x[at];
-    return at;
+    return n;
 }
 
 #include "function_template.h"
 
-/* ---- conversions ----------------------------------------------------------------------------- */
+/* ---- copies ---------------------------------------------------------------------------------- */
 
-/* A last part shorter than a vector goes through memory of full length. */
+/* A row past the caches, while what will be copied later is asked for. Lines are moved by the
+ * dozen: the fewer instructions, the more of the traffic the CPU has in flight. */
+ATTRIBUTES static inline void KERNEL(stream_row)(char *to, const char *from, size_t bytes,
+                                                 const char *later)
+{
+    enum { LINE = 64, LINES = 8 };
+    const size_t to_line = (LINE - (uintptr_t)to % LINE) % LINE;
+    size_t i = to_line < bytes ? to_line : bytes;
+
+    if (i != 0)
+        memcpy(to, from, i);
+    for (; bytes - i >= LINES * LINE; i += LINES * LINE) {
+        for (size_t line = 0; line < LINES; line++)
+            __builtin_prefetch(later + i + line * LINE, 0, 2);
+        for (size_t line = 0; line < LINES; line++)
+            stream_line(to + i + line * LINE, from + i + line * LINE);
+    }
+    for (; bytes - i >= LINE; i += LINE) {
+        __builtin_prefetch(later + i, 0, 2);
+        stream_line(to + i, from + i);
+    }
+    if (i < bytes)
+        memcpy(to + i, from + i, bytes - i);
+}
+
+/* Rows at irregular distances are what hardware does not foresee: each is asked for ahead of time.
+ * The second-level cache is the place, since more requests to it than to the first can be open. */
+ATTRIBUTES static void KERNEL(stream_rows)(char *const *to, const char *const *from, size_t n_rows,
+                                           size_t bytes)
+{
+    enum { AHEAD = 32, LINE = 64 };
+
+    for (size_t r = 0; r < n_rows && r < AHEAD; r++)
+        for (size_t line = 0; line < bytes; line += LINE)
+            __builtin_prefetch(from[r] + line, 0, 2);
+    for (size_t r = 0; r < n_rows; r++)
+        KERNEL(stream_row)(to[r], from[r], bytes, from[n_rows - r > AHEAD ? r + AHEAD : r]);
+    stream_end();
+}
+
+/* ---- conversions ----------------------------------------------------------------------------- */
 
 ATTRIBUTES static void KERNEL(f16_to_f32)(float *y, const uint16_t *x, size_t n)
 {
-    uint16_t tail[VL] = { 0 };
     size_t i = 0;
 
     for (; n - i >= VL; i += VL)
         store(y + i, load_f16(x + i));
-    if (i < n) {
-        memcpy(tail, x + i, (n - i) * sizeof(*x));
-        store_some(y + i, n - i, load_f16(tail));
-    }
+    if (i < n)
+        store_some(y + i, n - i, KERNEL(load_some_f16)(x + i, n - i));
 }
 
 ATTRIBUTES static void KERNEL(f32_to_f16)(uint16_t *y, const float *x, size_t n)
@@ -318,15 +291,12 @@ ATTRIBUTES static void KERNEL(f32_to_f16)(uint16_t *y, const float *x, size_t n)
 
 ATTRIBUTES static void KERNEL(bf16_to_f32)(float *y, const uint16_t *x, size_t n)
 {
-    uint16_t tail[VL] = { 0 };
     size_t i = 0;
 
     for (; n - i >= VL; i += VL)
         store(y + i, load_bf16(x + i));
-    if (i < n) {
-        memcpy(tail, x + i, (n - i) * sizeof(*x));
-        store_some(y + i, n - i, load_bf16(tail));
-    }
+    if (i < n)
+        store_some(y + i, n - i, KERNEL(load_some_bf16)(x + i, n - i));
 }
 
 ATTRIBUTES static void KERNEL(f32_to_bf16)(uint16_t *y, const float *x, size_t n)
@@ -349,9 +319,14 @@ const vtci_kernels JOIN(vtci_kernels, SUFFIX) = {
     .add = KERNEL(add),
     .multiply = KERNEL(multiply),
     .combine = KERNEL(combine),
+    .combine_f16 = KERNEL(combine_f16),
+    .combine_bf16 = KERNEL(combine_bf16),
     .combine_each = KERNEL(combine_each),
     .combine_max = KERNEL(combine_max),
-    .argmax = KERNEL(argmax),
+    .combine_max_f16 = KERNEL(combine_max_f16),
+    .combine_max_bf16 = KERNEL(combine_max_bf16),
+    .max = KERNEL(max),
+    .first_at_least = KERNEL(first_at_least),
     .softmax = KERNEL(softmax),
     .activate = KERNEL(activate),
     .layer_norm = KERNEL(layer_norm),
@@ -360,4 +335,5 @@ const vtci_kernels JOIN(vtci_kernels, SUFFIX) = {
     .f32_to_f16 = KERNEL(f32_to_f16),
     .bf16_to_f32 = KERNEL(bf16_to_f32),
     .f32_to_bf16 = KERNEL(f32_to_bf16),
+    .stream_rows = KERNEL(stream_rows),
 };

@@ -176,5 +176,19 @@ ATTRIBUTES static inline void store_bf16(uint16_t *p, vec v)
     _mm_storeu_si128((void *)p, _mm_packus_epi32(low, high));
 }
 
+ATTRIBUTES static inline void stream_line(void *to, const void *from)
+{
+    const __m256i *half = from;
+    __m256i *out = to;
+
+    _mm256_stream_si256(out, _mm256_loadu_si256(half));
+    _mm256_stream_si256(out + 1, _mm256_loadu_si256(half + 1));
+}
+
+ATTRIBUTES static inline void stream_end(void)
+{
+    _mm_sfence();
+}
+
 #include "row_template.h"
 #endif

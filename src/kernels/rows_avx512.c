@@ -164,5 +164,15 @@ ATTRIBUTES static inline void store_bf16(uint16_t *p, vec v)
     _mm256_storeu_si256((void *)p, _mm512_cvtepi32_epi16(_mm512_srli_epi32(kept, 16)));
 }
 
+ATTRIBUTES static inline void stream_line(void *to, const void *from)
+{
+    _mm512_stream_si512(to, _mm512_loadu_si512(from));
+}
+
+ATTRIBUTES static inline void stream_end(void)
+{
+    _mm_sfence();
+}
+
 #include "row_template.h"
 #endif

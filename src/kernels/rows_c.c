@@ -76,15 +76,23 @@ static void combine_max_c(float *y, const float *const *x, const float *w, size_
     }
 }
 
-static size_t argmax_c(const float *x, size_t n, float *top)
+static float max_c(const float *x, size_t n)
 {
-    size_t best = 0;
+    float top = -INFINITY;
 
-    for (size_t i = 1; i < n; i++)
-        if (x[i] > x[best])
-            best = i;
-    *top = x[best];
-    return best;
+    for (size_t i = 0; i < n; i++)
+        if (x[i] > top)
+            top = x[i];
+    return top;
+}
+
+static size_t first_at_least_c(const float *x, size_t n, float bound)
+{
+    size_t i = 0;
+
+    while (i < n && !(x[i] >= bound))
+        i++;
+    return i;
 }
 
 static void softmax_c(float *p, const float *x, const float *bias, float scale, size_t n)
@@ -249,10 +257,15 @@ static void f32_to_f16_c(uint16_t *y, const float *x, size_t n)
         y[i] = narrow_f16(x[i]);
 }
 
+static float widen_bf16(uint16_t upper)
+{
+    return float_of((uint32_t)upper << 16);
+}
+
 static void bf16_to_f32_c(float *y, const uint16_t *x, size_t n)
 {
     for (size_t i = 0; i < n; i++)
-        y[i] = float_of((uint32_t)x[i] << 16);
+        y[i] = widen_bf16(x[i]);
 }
 
 static void f32_to_bf16_c(uint16_t *y, const float *x, size_t n)
@@ -265,6 +278,69 @@ static void f32_to_bf16_c(uint16_t *y, const float *x, size_t n)
     }
 }
 
+/* ---- combinations of 16-bit rows ------------------------------------------------------------- */
+
+static inline void combine_wide(float *y, const uint16_t *const *x, const float *w, size_t n_rows,
+                                size_t n, int accumulate, float (*widen)(uint16_t))
+{
+    for (size_t i = 0; i < n; i++) {
+        float sum = accumulate ? y[i] : 0.0f;
+
+        for (size_t r = 0; r < n_rows; r++)
+            sum += w[r] * widen(x[r][i]);
+        y[i] = sum;
+    }
+}
+
+static void combine_f16_c(float *y, const uint16_t *const *x, const float *w, size_t n_rows,
+                          size_t n, int accumulate)
+{
+    combine_wide(y, x, w, n_rows, n, accumulate, widen_f16);
+}
+
+static void combine_bf16_c(float *y, const uint16_t *const *x, const float *w, size_t n_rows,
+                           size_t n, int accumulate)
+{
+    combine_wide(y, x, w, n_rows, n, accumulate, widen_bf16);
+}
+
+static inline void combine_max_wide(float *y, const uint16_t *const *x, const float *w,
+                                    size_t n_rows, size_t n, int accumulate,
+                                    float (*widen)(uint16_t))
+{
+    for (size_t i = 0; i < n; i++) {
+        float top = accumulate ? y[i] : -INFINITY;
+
+        for (size_t r = 0; r < n_rows; r++) {
+            const float v = w == NULL ? widen(x[r][i]) : w[r] * widen(x[r][i]);
+
+            if (v > top || v != v)
+                top = v;
+        }
+        y[i] = top;
+    }
+}
+
+static void combine_max_f16_c(float *y, const uint16_t *const *x, const float *w, size_t n_rows,
+                              size_t n, int accumulate)
+{
+    combine_max_wide(y, x, w, n_rows, n, accumulate, widen_f16);
+}
+
+static void combine_max_bf16_c(float *y, const uint16_t *const *x, const float *w, size_t n_rows,
+                               size_t n, int accumulate)
+{
+    combine_max_wide(y, x, w, n_rows, n, accumulate, widen_bf16);
+}
+
+/* ---- copies ---------------------------------------------------------------------------------- */
+
+static void stream_rows_c(char *const *to, const char *const *from, size_t n_rows, size_t bytes)
+{
+    for (size_t r = 0; r < n_rows; r++)
+        memcpy(to[r], from[r], bytes);
+}
+
 const vtci_kernels vtci_kernels_c = {
     .name = "c",
     .dot = dot_c,
@@ -272,9 +348,14 @@ const vtci_kernels vtci_kernels_c = {
     .add = add_c,
     .multiply = multiply_c,
     .combine = combine_c,
+    .combine_f16 = combine_f16_c,
+    .combine_bf16 = combine_bf16_c,
     .combine_each = combine_each_c,
     .combine_max = combine_max_c,
-    .argmax = argmax_c,
+    .combine_max_f16 = combine_max_f16_c,
+    .combine_max_bf16 = combine_max_bf16_c,
+    .max = max_c,
+    .first_at_least = first_at_least_c,
     .softmax = softmax_c,
     .activate = activate_c,
     .layer_norm = layer_norm_c,
@@ -283,4 +364,5 @@ const vtci_kernels vtci_kernels_c = {
     .f32_to_f16 = f32_to_f16_c,
     .bf16_to_f32 = bf16_to_f32_c,
     .f32_to_bf16 = f32_to_bf16_c,
+    .stream_rows = stream_rows_c,
 };

@@ -167,5 +167,15 @@ static inline void store_bf16(uint16_t *p, vec v)
     vst1_u16(p, vshrn_n_u32(kept, 16));
 }
 
+/* Stores that pass the caches exist only in pairs and as a hint; plain ones stream well here. */
+static inline void stream_line(void *to, const void *from)
+{
+    memcpy(to, from, 64);
+}
+
+static inline void stream_end(void)
+{
+}
+
 #include "row_template.h"
 #endif

@@ -75,15 +75,9 @@ float vtci_cosine(const float *x, const float *y, size_t n)
     return vtci_kernels_get()->dot(x, y, n) / vtci_row_norm(x, n) / vtci_row_norm(y, n);
 }
 
-size_t vtci_combine_floats(vtc_dtype dtype, size_t n)
-{
-    return dtype == VTC_F32 ? 0 : vtci_mul(n, VTCI_COMBINE_BATCH);
-}
-
-void vtci_combine_begin(vtci_combine *c, float *y, size_t n, vtc_dtype dtype, bool max, float *wide)
+void vtci_combine_begin(vtci_combine *c, float *y, size_t n, vtc_dtype dtype, bool max)
 {
     c->y = y;
-    c->wide = wide;
     c->n = n;
     c->dtype = dtype;
     c->max = max;
@@ -95,23 +89,27 @@ static void combine_held(vtci_combine *c)
 {
     const vtci_kernels *k = vtci_kernels_get();
 
-    if (c->max)
-        k->combine_max(c->y, c->x, c->w, c->n_held, c->n, c->started);
-    else
-        k->combine(c->y, c->x, c->w, c->n_held, c->n, c->started);
+    if (c->dtype == VTC_F32) {
+        (c->max ? k->combine_max : k->combine)(c->y, c->x.f32, c->w, c->n_held, c->n, c->started);
+    } else if (c->dtype == VTC_F16) {
+        (c->max ? k->combine_max_f16 : k->combine_f16)(c->y, c->x.u16, c->w, c->n_held, c->n,
+                                                       c->started);
+    } else {
+        (c->max ? k->combine_max_bf16 : k->combine_bf16)(c->y, c->x.u16, c->w, c->n_held, c->n,
+                                                         c->started);
+    }
     c->started = true;
     c->n_held = 0;
 }
 
 void vtci_combine_add(vtci_combine *c, const void *row, float weight)
 {
-    float *tmp = c->wide == NULL ? NULL : c->wide + c->n_held * c->n;
-
-    if (c->n_held == VTCI_COMBINE_BATCH) {
+    if (c->n_held == VTCI_COMBINE_BATCH)
         combine_held(c);
-        tmp = c->wide;
-    }
-    c->x[c->n_held] = vtci_load_row(row, c->dtype, c->n, tmp);
+    if (c->dtype == VTC_F32)
+        c->x.f32[c->n_held] = row;
+    else
+        c->x.u16[c->n_held] = row;
     c->w[c->n_held++] = weight;
 }
 

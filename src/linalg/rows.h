@@ -34,21 +34,19 @@ float vtci_cosine(const float *x, const float *y, size_t n);
 enum { VTCI_COMBINE_BATCH = 16 };
 
 typedef struct vtci_combine {
-    float *y;    /* [n] the row being built                                  */
-    float *wide; /* [VTCI_COMBINE_BATCH, n] widened rows, unused for F32     */
+    float *y; /* [n] the row being built */
     size_t n;
     vtc_dtype dtype;
     bool max, started;
     size_t n_held;
-    const float *x[VTCI_COMBINE_BATCH];
+    union {
+        const float *f32[VTCI_COMBINE_BATCH];
+        const uint16_t *u16[VTCI_COMBINE_BATCH];
+    } x;
     float w[VTCI_COMBINE_BATCH];
 } vtci_combine;
 
-/* Floats of scratch for `wide`: 0 for F32. */
-size_t vtci_combine_floats(vtc_dtype dtype, size_t n);
-
-void vtci_combine_begin(vtci_combine *c, float *y, size_t n, vtc_dtype dtype, bool max,
-                        float *wide);
+void vtci_combine_begin(vtci_combine *c, float *y, size_t n, vtc_dtype dtype, bool max);
 void vtci_combine_add(vtci_combine *c, const void *row, float weight);
 void vtci_combine_end(vtci_combine *c); /* no row added: y becomes zeros */
 

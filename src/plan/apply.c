@@ -11,8 +11,7 @@ struct job {
     vtc_plan plan;
     vtci_rows x, y;
     size_t rows_per_task;
-    size_t wide_floats; /* of the rows that vtci_combine widens */
-    char *slices;       /* per worker: the wide rows, then one row to compute in */
+    char *slices; /* per worker one row to compute in */
     size_t slice_stride;
 };
 
@@ -47,13 +46,11 @@ static void lay_out(vtci_arena *arena, const vtci_call *call, struct job *job)
                         (pure && (job->x.dtype == VTC_F32 || job->x.dtype == job->y.dtype));
     const size_t row_floats = direct ? 0 : job->y.n_cols;
 
-    job->wide_floats = pure ? 0 : vtci_combine_floats(job->x.dtype, job->x.n_cols);
-    job->slices = vtci_take_slices(arena, call,
-                                   vtci_mul(vtci_add(job->wide_floats, row_floats), sizeof(float)),
-                                   &job->slice_stride);
+    job->slices =
+        vtci_take_slices(arena, call, vtci_mul(row_floats, sizeof(float)), &job->slice_stride);
 }
 
-static void apply_row(const struct job *job, size_t j, float *wide, float *tmp)
+static void apply_row(const struct job *job, size_t j, float *tmp)
 {
     const vtci_entries row = vtci_plan_entries(&job->plan, j);
     const vtc_dtype dtype = job->y.dtype;
@@ -70,7 +67,7 @@ static void apply_row(const struct job *job, size_t j, float *wide, float *tmp)
         return;
     }
     float *sum = vtci_row_buffer(y, dtype, tmp);
-    vtci_combine_begin(&combine, sum, n, job->x.dtype, job->plan.reduce == VTC_MAX, wide);
+    vtci_combine_begin(&combine, sum, n, job->x.dtype, job->plan.reduce == VTC_MAX);
     for (size_t e = 0; e < row.n; e++)
         vtci_combine_add(&combine, vtci_row(&job->x, 0, (size_t)row.source[e]), row.weight[e]);
     vtci_combine_end(&combine);
@@ -82,16 +79,12 @@ static void apply_block(void *data, size_t index, size_t worker)
     const struct job *job = data;
     const size_t begin = index * job->rows_per_task;
     const size_t end = vtci_min(begin + job->rows_per_task, job->plan.n_out);
-    float *wide = NULL, *tmp = NULL;
+    float *tmp = NULL;
 
     if (job->slice_stride != 0)
         tmp = (float *)(void *)(job->slices + worker * job->slice_stride);
-    if (job->wide_floats != 0) {
-        wide = tmp;
-        tmp += job->wide_floats;
-    }
     for (size_t j = begin; j < end; j++)
-        apply_row(job, j, wide, tmp);
+        apply_row(job, j, tmp);
 }
 
 vtc_status vtc_plan_apply_scratch(const vtc_plan *plan, const vtc_tensor *x, const vtc_tensor *y,

@@ -86,6 +86,7 @@ static void set_up(struct job *job, const vtc_tensor *x, const vtc_tensor *y, in
     p->dst_stride = y->stride[axis] * job->element;
     job->rows_per_task = vtci_per_task(job->plan.n_out, p->piece);
     job->tasks_per_place = vtci_ceil_div(job->plan.n_out, job->rows_per_task);
+    p->streaming = vtci_pays_to_stream(vtci_count(y) * job->element, p->piece);
 }
 
 static void fill_piece(const struct job *job, char *dst)

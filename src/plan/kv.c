@@ -144,6 +144,7 @@ struct job {
     const vtc_kv *src, *dst;
     size_t n_views;
     bool in_place; /* rows must then move in order, so a task takes all of them */
+    size_t bytes;  /* that all tasks write */
 };
 
 /* How a view is cut into tasks: n_outer x groups of inner pieces x blocks of rows. */
@@ -182,8 +183,12 @@ static void move_task(void *data, size_t index, size_t worker)
     const size_t inner = index / cut.n_blocks % cut.n_groups * cut.inner_per_task;
     const size_t outer = index / cut.n_blocks / cut.n_groups;
     const size_t inner_end = vtci_min(inner + cut.inner_per_task, dst->n_inner);
-    vtci_pieces p = { NULL,          NULL,         dst->piece, dst->row_stride, src->row_stride,
-                      dst->row_slot, src->row_slot };
+    vtci_pieces p = { .piece = dst->piece,
+                      .dst_stride = dst->row_stride,
+                      .src_stride = src->row_stride,
+                      .dst_slot = dst->row_slot,
+                      .src_slot = src->row_slot,
+                      .streaming = vtci_pays_to_stream(job->bytes, dst->piece) };
 
     for (size_t i = inner; i < inner_end; i++) {
         p.src = (const char *)src->data + outer * src->outer_stride + i * src->inner_stride;
@@ -197,15 +202,19 @@ static void move_all(const vtci_call *call, struct job *job)
 {
     size_t n_tasks = 0;
 
-    for (size_t v = 0; v < job->n_views; v++)
-        n_tasks += cut_view(job, view_at(job->dst, v)).n_tasks;
+    for (size_t v = 0; v < job->n_views; v++) {
+        const vtc_kv *kv = view_at(job->dst, v);
+
+        n_tasks += cut_view(job, kv).n_tasks;
+        job->bytes += kv->n_outer * kv->n_inner * job->plan.n_out * kv->piece;
+    }
     vtci_parallel(call, n_tasks, move_task, job);
 }
 
 vtc_status vtc_plan_gather_kv(const vtc_plan *plan, const vtc_kv *src, const vtc_kv *dst,
                               size_t n_views, const vtc_exec *exec)
 {
-    struct job job = { VTC_PLAN_INIT, src, dst, n_views, false };
+    struct job job = { VTC_PLAN_INIT, src, dst, n_views, false, 0 };
     vtci_call call;
 
     VTCI_TRY(vtci_begin(&call, "vtc_plan_gather_kv", exec));
@@ -222,7 +231,7 @@ vtc_status vtc_plan_gather_kv(const vtc_plan *plan, const vtc_kv *src, const vtc
 vtc_status vtc_plan_compact_kv(const vtc_plan *plan, const vtc_kv *views, size_t n_views,
                                const vtc_exec *exec)
 {
-    struct job job = { VTC_PLAN_INIT, views, views, n_views, true };
+    struct job job = { VTC_PLAN_INIT, views, views, n_views, true, 0 };
     vtci_call call;
 
     VTCI_TRY(vtci_begin(&call, "vtc_plan_compact_kv", exec));

@@ -1,6 +1,8 @@
 /* Rows moved by index. */
 #include "pieces.h"
 
+#include "../kernels/kernels.h"
+
 #include <string.h>
 
 #if defined(__GNUC__)
@@ -41,26 +43,48 @@ static size_t run_length(const vtci_pieces *p, const int32_t *keep, size_t j, si
     return n;
 }
 
-/* Rows of a few lines at irregular distances are what hardware does not foresee. Asking for them
- * some rows ahead saves 10-20 % of the time of 512-byte rows that are not in a cache. */
-static void prefetch_row(const vtci_pieces *p, const int32_t *keep, size_t j, size_t end)
+static inline const char *source(const vtci_pieces *p, int32_t kept)
 {
-    enum { ROWS_AHEAD = 12, LINE = 64, AT_MOST = 512 };
-
-    if (end - j <= ROWS_AHEAD)
-        return;
-    const char *row = p->src + slot_of(p->src_slot, (size_t)keep[j + ROWS_AHEAD]) * p->src_stride;
-    for (size_t b = 0; b < p->piece && b < AT_MOST; b += LINE)
-        PREFETCH(row + b);
+    return p->src + slot_of(p->src_slot, (size_t)kept) * p->src_stride;
 }
 
-static void move_runs(const vtci_pieces *p, const int32_t *keep, size_t begin, size_t end)
+/* Rows that stay where they are, in place, are left out. */
+static void stream_rows(const vtci_pieces *p, const int32_t *keep, size_t begin, size_t end)
 {
+    enum { BATCH = 256 };
+    const char *from[BATCH];
+    char *to[BATCH];
+    size_t n = 0;
+
+    for (size_t j = begin; j < end; j++) {
+        from[n] = source(p, keep[j]);
+        to[n] = p->dst + slot_of(p->dst_slot, j) * p->dst_stride;
+        n += to[n] != from[n];
+        if (n == BATCH || j + 1 == end) {
+            vtci_kernels_get()->stream_rows(to, from, n, p->piece);
+            n = 0;
+        }
+    }
+}
+
+/*
+ * Rows of a few lines at irregular distances are what hardware does not foresee, so each is asked
+ * for some rows before it is moved. That must stay in the function that moves: GCC 12 drops calls
+ * of one that does nothing but prefetch.
+ */
+static void move_rows(const vtci_pieces *p, const int32_t *keep, size_t begin, size_t end)
+{
+    enum { ROWS_AHEAD = 32, LINE = 64, AT_MOST = 512 };
+    const size_t n_asked = p->piece < AT_MOST ? p->piece : AT_MOST;
+    size_t asked = begin;
+
     for (size_t j = begin, n; j < end; j += n) {
-        const char *src = p->src + slot_of(p->src_slot, (size_t)keep[j]) * p->src_stride;
+        const char *src = source(p, keep[j]);
         char *dst = p->dst + slot_of(p->dst_slot, j) * p->dst_stride;
 
-        prefetch_row(p, keep, j, end);
+        for (; asked < end && asked < j + ROWS_AHEAD; asked++)
+            for (size_t line = 0; line < n_asked; line += LINE)
+                PREFETCH(source(p, keep[asked]) + line);
         n = run_length(p, keep, j, end);
         if (dst != src)
             memmove(dst, src, n * p->piece);
@@ -83,8 +107,16 @@ void vtci_move_pieces(const vtci_pieces *p, const int32_t *keep, size_t begin, s
         move_elements(p, 8, keep, begin, end);
         break;
     default:
-        move_runs(p, keep, begin, end);
+        (p->streaming ? stream_rows : move_rows)(p, keep, begin, end);
     }
+}
+
+bool vtci_pays_to_stream(size_t bytes, size_t piece)
+{
+    /* last-level caches hold tens of MiB; a row should be most of the lines that it touches */
+    enum { MANY_BYTES = 32 << 20, FEW_BYTES = 256 };
+
+    return bytes >= MANY_BYTES && piece >= FEW_BYTES;
 }
 
 size_t vtci_per_task(size_t n, size_t bytes_each)

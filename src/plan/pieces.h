@@ -2,6 +2,7 @@
 #ifndef VTCI_PIECES_H
 #define VTCI_PIECES_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -14,7 +15,15 @@ typedef struct vtci_pieces {
     const char *src;
     size_t piece, dst_stride, src_stride;
     const int32_t *dst_slot, *src_slot; /* where row t lies; NULL: t */
+    bool streaming; /* past the caches, see vtci_pays_to_stream(); rows must not overlap */
 } vtci_pieces;
+
+/*
+ * Whether a move of this size is faster when what it writes does not go through the caches. What
+ * is smaller may still be there when it is used next; and short rows would be written in parts of
+ * lines.
+ */
+bool vtci_pays_to_stream(size_t bytes, size_t piece);
 
 /*
  * Row j of dst becomes row keep[j] of src, for begin <= j < end, in this order; keep[j] >= 0. The

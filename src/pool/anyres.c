@@ -292,8 +292,7 @@ static vtc_status open_job(const vtci_call *call, const vtc_anyres_params *param
 
 static void lay_out(vtci_arena *arena, const vtci_call *call, struct job *job)
 {
-    job->slices =
-        vtci_take_floats(arena, call, vtci_pool_floats(job->x.dtype, job->y.dtype, job->x.n_cols));
+    job->slices = vtci_take_floats(arena, call, vtci_pool_floats(job->y.dtype, job->x.n_cols));
 }
 
 static void write_newline(const struct job *job, size_t row, float *scratch)

@@ -8,7 +8,7 @@
  * Source: transformers' Gemma3MultiModalProjector; the norm is in F32 there too, and its weight is
  * stored as w in checkpoints, as 1 + w in GGUF.
  *
- * Scratch: z of one image and the norm's weight; per worker what pooling and the product need.
+ * Scratch: z of one image and the norm's weight; per worker what the product needs.
  * Cost: one product T^2 x D x C per image, which the pooling's single pass over x precedes.
  */
 #include "../../include/vtc/pool.h"
@@ -30,7 +30,6 @@ struct job {
     float *wide_weight;  /* [C] the norm's weight, when it is not F32 */
     const float *weight; /* [C]                                       */
     size_t image;
-    vtci_slices slices;
     vtci_gemm gemm;
 };
 
@@ -131,7 +130,6 @@ static void lay_out(vtci_arena *arena, const vtci_call *call, struct job *job)
 
     job->z = z;
     job->wide_weight = vtci_take(arena, c, sizeof(float));
-    job->slices = vtci_take_floats(arena, call, vtci_pool_floats(job->x.dtype, VTC_F32, c));
     job->gemm.a = z;
     job->gemm.c = job->y;
     job->gemm.c.n_batch = 1;
@@ -144,8 +142,8 @@ static void pool_and_normalize(void *p, size_t i, size_t worker)
     const size_t side = job->params.patches_per_side, tokens = job->params.tokens_per_side;
     const vtci_grid grid = vtci_grid_of(&job->x, job->image, side, side);
 
-    vtci_pool_row(&grid, &job->pooling, i, &job->z, 0, i * tokens,
-                  vtci_slice_of(&job->slices, worker));
+    (void)worker;
+    vtci_pool_row(&grid, &job->pooling, i, &job->z, 0, i * tokens, NULL);
     for (size_t j = 0; j < tokens; j++) {
         float *z = (float *)(void *)vtci_row(&job->z, 0, i * tokens + j);
 

@@ -8,8 +8,8 @@
  * Source: LLaVA-NeXT's get_2dPool and PyTorch's adaptive pooling. One departure: PyTorch rounds
  * bilinear positions to F32, here they are exact; the results differ by about 1e-6 of |x|.
  *
- * A task is one row of the output grid. Scratch: none for F32; else, per worker, the widened rows
- * of one output token and that token. Cost: each output reads its k^2 (or 4) tokens once.
+ * A task is one row of the output grid. Scratch: none when y is F32; else one token per worker.
+ * Cost: each output reads its k^2 (or 4) tokens once.
  */
 #include "../../include/vtc/pool.h"
 
@@ -117,8 +117,7 @@ static vtc_status open_job(const vtci_call *call, const vtc_pool2d_params *param
 
 static void lay_out(vtci_arena *arena, const vtci_call *call, struct job *job)
 {
-    job->slices =
-        vtci_take_floats(arena, call, vtci_pool_floats(job->x.dtype, job->y.dtype, job->x.n_cols));
+    job->slices = vtci_take_floats(arena, call, vtci_pool_floats(job->y.dtype, job->x.n_cols));
 }
 
 static void pool_row(void *p, size_t index, size_t worker)

@@ -98,7 +98,7 @@ static vtc_status open_job(const vtci_call *call, const vtc_video_newline_params
 
 static void lay_out(vtci_arena *arena, const vtci_call *call, struct job *job)
 {
-    job->slices = vtci_take_floats(arena, call, vtci_copy_floats(job->y.dtype, job->y.n_cols));
+    job->slices = vtci_take_floats(arena, call, vtci_pool_floats(job->y.dtype, job->y.n_cols));
 }
 
 static void write_newline(const struct job *job, size_t row, float *scratch)

@@ -75,14 +75,9 @@ static const char *cell(const vtci_grid *grid, size_t row, size_t col)
                     r % grid->tile_h * grid->tile_w + c % grid->tile_w);
 }
 
-size_t vtci_copy_floats(vtc_dtype to, size_t n)
+size_t vtci_pool_floats(vtc_dtype to, size_t n)
 {
     return to == VTC_F32 ? 0 : n;
-}
-
-size_t vtci_pool_floats(vtc_dtype from, vtc_dtype to, size_t n)
-{
-    return vtci_add(vtci_copy_floats(to, n), vtci_combine_floats(from, n));
 }
 
 void vtci_copy_token(const void *from, vtc_dtype dtype, const vtci_rows *y, size_t b, size_t first,
@@ -94,14 +89,11 @@ void vtci_copy_token(const void *from, vtc_dtype dtype, const vtci_rows *y, size
 static void pool_token(const vtci_grid *grid, const vtci_taps *down, const vtci_taps *across,
                        bool max, void *to, vtc_dtype to_dtype, float *scratch)
 {
-    const vtc_dtype from_dtype = grid->x.dtype;
     const size_t n = grid->x.n_cols;
     float *y = vtci_row_buffer(to, to_dtype, scratch);
-    float *wide =
-        vtci_combine_floats(from_dtype, n) != 0 ? scratch + vtci_copy_floats(to_dtype, n) : NULL;
     vtci_combine sum;
 
-    vtci_combine_begin(&sum, y, n, from_dtype, max, wide);
+    vtci_combine_begin(&sum, y, n, grid->x.dtype, max);
     for (size_t r = 0; r < down->count; r++)
         for (size_t c = 0; c < across->count; c++) {
             const double weight =

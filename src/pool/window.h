@@ -58,10 +58,8 @@ typedef struct vtci_pooling {
     bool max; /* maximum of the cells; else their weighted sum */
 } vtci_pooling;
 
-/* Floats of worker scratch for tokens of n channels: 0 for copying to F32, and for pooling F32 to
- * F32. What serves pooling serves copying to the same dtype. */
-size_t vtci_copy_floats(vtc_dtype to, size_t n);
-size_t vtci_pool_floats(vtc_dtype from, vtc_dtype to, size_t n);
+/* Floats of worker scratch to pool or copy tokens of n channels: none where they become F32. */
+size_t vtci_pool_floats(vtc_dtype to, size_t n);
 
 /* Token `first` of batch entry b of y is a copy; equal dtypes keep every bit. */
 void vtci_copy_token(const void *from, vtc_dtype dtype, const vtci_rows *y, size_t b, size_t first,

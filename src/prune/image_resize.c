@@ -99,13 +99,11 @@ static vtc_status open_job(const vtci_call *call, const vtc_tensor *image, const
     return VTC_OK;
 }
 
-/* A worker holds one row of the picture's width, an output row where those are not F32, and a batch
- * of input rows where those must be widened. */
+/* A worker holds one row of the picture's width, and an output row where those are not F32. */
 static void lay_out(vtci_arena *arena, const vtci_call *call, struct resize *r)
 {
     const size_t n = r->out.dtype == VTC_F32 ? 0 : r->out.n_cols;
-    const size_t wide = vtci_combine_floats(r->image.dtype, r->image.n_cols);
-    const size_t floats = vtci_add(r->image.n_cols, vtci_add(n, wide));
+    const size_t floats = vtci_add(r->image.n_cols, n);
 
     r->rows = lay_out_taps(arena, r->image.n_rows, r->out.n_rows);
     r->columns = lay_out_taps(arena, r->image.n_cols, r->out.n_cols);
@@ -119,11 +117,10 @@ static void resize_row(const struct resize *r, size_t plane, size_t j, float *sl
     const struct taps *rows = &r->rows, *columns = &r->columns;
     const size_t w = r->image.n_cols;
     void *row = vtci_row(&r->out, plane, j);
-    float *wide = slice + w;
-    float *y = vtci_row_buffer(row, r->out.dtype, wide + vtci_combine_floats(r->image.dtype, w));
+    float *y = vtci_row_buffer(row, r->out.dtype, slice + w);
     vtci_combine sum;
 
-    vtci_combine_begin(&sum, slice, w, r->image.dtype, false, wide);
+    vtci_combine_begin(&sum, slice, w, r->image.dtype, false);
     for (size_t t = 0; t < rows->count[j]; t++)
         vtci_combine_add(&sum, vtci_row(&r->image, plane, rows->first[j] + t),
                          rows->weight[j * rows->most + t]);

@@ -33,23 +33,22 @@ static vtc_status open_job(const vtci_call *call, const vtc_tensor *k, const vtc
     return VTC_OK;
 }
 
-/* A worker holds one output row, and the rows of a batch of heads when they must be widened. */
+/* A worker holds one output row, where that is not F32. */
 static void lay_out(vtci_arena *arena, const vtci_call *call, struct mean_keys *m)
 {
-    const size_t wide = vtci_combine_floats(m->k.dtype, m->k.n_cols);
-    const size_t floats = vtci_add(wide, m->y.dtype == VTC_F32 ? 0 : m->k.n_cols);
+    const size_t floats = m->y.dtype == VTC_F32 ? 0 : m->k.n_cols;
 
     m->slices = vtci_take_slices(arena, call, vtci_mul(floats, sizeof(float)), &m->slice_stride);
 }
 
-static void mean_row(const struct mean_keys *m, size_t n, float *wide, float *tmp)
+static void mean_row(const struct mean_keys *m, size_t n, float *tmp)
 {
     const size_t d = m->k.n_cols;
     void *row = vtci_row(&m->y, 0, n);
     float *y = vtci_row_buffer(row, m->y.dtype, tmp);
     vtci_combine sum;
 
-    vtci_combine_begin(&sum, y, d, m->k.dtype, false, wide);
+    vtci_combine_begin(&sum, y, d, m->k.dtype, false);
     for (size_t h = 0; h < m->k.n_batch; h++)
         vtci_combine_add(&sum, vtci_row(&m->k, h, n), m->weight);
     vtci_combine_end(&sum);
@@ -60,14 +59,12 @@ static void mean_block(void *job, size_t index, size_t worker)
 {
     const struct mean_keys *m = job;
     const size_t end = vtci_min((index + 1) * BLOCK, m->k.n_rows);
-    float *wide = NULL, *tmp = NULL;
+    float *tmp = NULL;
 
-    if (m->slice_stride != 0) {
-        wide = (float *)(void *)(m->slices + worker * m->slice_stride);
-        tmp = wide + vtci_combine_floats(m->k.dtype, m->k.n_cols);
-    }
+    if (m->slice_stride != 0)
+        tmp = (float *)(void *)(m->slices + worker * m->slice_stride);
     for (size_t n = index * BLOCK; n < end; n++)
-        mean_row(m, n, wide, tmp);
+        mean_row(m, n, tmp);
 }
 
 vtc_status vtc_mean_keys_scratch(const vtc_tensor *k, const vtc_tensor *metric,

@@ -21,6 +21,7 @@
 #include "../linalg/gemm.h"
 #include "../linalg/order.h"
 #include "../linalg/rows.h"
+#include "../linalg/transpose.h"
 #include "../plan/plan.h"
 
 #include <math.h>
@@ -29,9 +30,16 @@
 enum {
     BLOCK = 16,              /* tokens of either parity scaled by one task                       */
     TILE_FLOATS = 256 << 10, /* 1 MiB of cosines: the second-level cache of a core               */
-    TILE_MACS = 6 << 20,     /* 0.1 ms: below, what each call of sgemm costs at its start shows  */
     TILE_ROWS = 160          /* below, sgemm spends too long packing the odd rows for each tile  */
 };
+
+/*
+ * A product of at most 100^3 multiply-adds by a matrix that is not transposed goes through kernels
+ * of OpenBLAS that pack nothing. Where the odd rows are so few and short that SMALL_ROWS fit, they
+ * are transposed first and tiles are that small: the whole takes an eighth less time than in one
+ * piece, and there is work for several workers.
+ */
+enum { SMALL_ROWS = 24, TURNED_FLOATS = 100 * 100 * 100 / SMALL_ROWS };
 
 static size_t n_even(const vtci_tome *t)
 {
@@ -72,12 +80,17 @@ vtc_status vtci_tome_open(const vtci_call *call, vtc_tome_params *params,
     return VTC_OK;
 }
 
+/* Whether the product is with odd rows that were transposed, in small tiles. */
+static bool is_turned(const vtci_tome *t)
+{
+    return vtci_mul(n_odd(t), t->metric.n_cols) <= TURNED_FLOATS;
+}
+
 /* Height of a tile of cosines, from the shape alone. */
 static size_t tile_rows(const vtci_tome *t)
 {
-    const size_t n = vtci_max(1, n_odd(t)), d = vtci_max(1, t->metric.n_cols);
-    const size_t enough = vtci_max(TILE_ROWS, TILE_MACS / n / d);
-    const size_t most = vtci_max(1, vtci_min(enough, TILE_FLOATS / n));
+    const size_t enough = is_turned(t) ? SMALL_ROWS : TILE_ROWS;
+    const size_t most = vtci_max(1, vtci_min(enough, TILE_FLOATS / vtci_max(1, n_odd(t))));
 
     return vtci_ceil_div(n_even(t), vtci_max(1, vtci_ceil_div(n_even(t), most)));
 }
@@ -100,6 +113,8 @@ void vtci_tome_lay_out(vtci_arena *arena, vtci_tome *t)
 
     t->even = vtci_take(arena, vtci_mul(n_even(t), d), sizeof(*t->even));
     t->odd = vtci_take(arena, vtci_mul(n_odd(t), d), sizeof(*t->odd));
+    t->turned =
+        vtci_take(arena, vtci_min(vtci_mul(n_odd(t), d), TURNED_FLOATS), sizeof(*t->turned));
     t->best = vtci_take(arena, n_even(t), sizeof(*t->best));
     t->partner = vtci_take(arena, n_even(t), sizeof(*t->partner));
     t->order = vtci_take(arena, n_even(t), sizeof(*t->order));
@@ -147,6 +162,8 @@ static void unit_block(void *job, size_t index, size_t worker)
     for (size_t b = begin; b < odd_end; b++)
         if (!unit_row(t, 2 * b + 1, t->odd + b * d))
             bad = vtci_min(bad, 2 * b + 1);
+    if (is_turned(t) && begin < odd_end)
+        vtci_transpose(t->turned + begin, n_odd(t), t->odd + begin * d, d, odd_end - begin, d);
     t->bad[index] = bad;
 }
 
@@ -171,27 +188,23 @@ vtc_status vtci_tome_check_rows(const vtci_tome *t, size_t first_bad)
 
 /*
  * The nearest odd token of even token a, and how near it is. sgemm computes the elements of a tile
- * with different instructions, so that equal rows may differ in the last bits: where several are
- * within its error of the largest, dot products decide, which are equal for equal rows.
+ * with different instructions, so that equal rows may differ in the last bits: among those within
+ * its error of the largest, mostly one, dot products decide, which are equal for equal rows.
  */
-static size_t nearest_odd(const vtci_tome *t, size_t a, float *cosine, float *best)
+static size_t nearest_odd(const vtci_tome *t, size_t a, const float *cosine, float *best)
 {
     const vtci_kernels *k = vtci_kernels_get();
     const size_t d = t->metric.n_cols, n = n_odd(t);
-    const float *even = t->even + a * d;
-    float top, second;
-    size_t nearest = k->argmax(cosine, n, &top);
+    const float bound = k->max(cosine, n) - SGEMM_ERROR;
+    size_t nearest = 0;
 
-    *best = k->dot(even, t->odd + nearest * d, d);
-    cosine[nearest] = -INFINITY;
-    k->argmax(cosine, n, &second);
-    if (second < top - SGEMM_ERROR)
-        return nearest;
+    *best = -INFINITY;
     for (size_t b = 0; b < n; b++) {
-        const float exact =
-            cosine[b] < top - SGEMM_ERROR ? -INFINITY : k->dot(even, t->odd + b * d, d);
+        b += k->first_at_least(cosine + b, n - b, bound);
 
-        if (exact > *best || (exact == *best && b < nearest)) {
+        const float exact = b < n ? k->dot(t->even + a * d, t->odd + b * d, d) : -INFINITY;
+
+        if (exact > *best) {
             *best = exact;
             nearest = b;
         }
@@ -204,9 +217,13 @@ static void match_tile(void *job, size_t index, size_t worker)
     const vtci_tome *t = job;
     const size_t d = t->metric.n_cols, n = n_odd(t), rows = tile_rows(t);
     const size_t begin = index * rows, end = vtci_min(begin + rows, n_even(t));
+    const float *even = t->even + begin * d;
     float *cosine = (float *)(void *)(t->slices + worker * t->slice_stride);
 
-    vtci_sgemm(t->call, true, end - begin, n, d, t->even + begin * d, d, t->odd, d, cosine, n);
+    if (is_turned(t))
+        vtci_sgemm(t->call, false, end - begin, n, d, even, d, t->turned, n, cosine, n);
+    else
+        vtci_sgemm(t->call, true, end - begin, n, d, even, d, t->odd, d, cosine, n);
     for (size_t a = begin; a < end; a++, cosine += n) {
         if (t->distill_token)
             cosine[0] = -INFINITY;

@@ -27,6 +27,7 @@ typedef struct vtci_tome {
 
     /* inside a round */
     float *even, *odd;       /* [A, D], [B, D] unit rows                                        */
+    float *turned;           /* [D, B] the odd ones transposed, for small products              */
     size_t *bad;             /* first token of each block whose metric has no direction, or T   */
     int32_t *number, *moved; /* [N] new number of each token; keep, renumbered               */
     char *slices;
