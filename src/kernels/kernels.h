@@ -62,6 +62,7 @@ typedef struct vtci_kernels {
     void (*combine_max)(float *y, const float *const *x, const float *w, size_t n_rows, size_t n,
                         int accumulate);
 
+    /* The same of 16-bit rows. */
     void (*combine_max_f16)(float *y, const uint16_t *const *x, const float *w, size_t n_rows,
                             size_t n, int accumulate);
     void (*combine_max_bf16)(float *y, const uint16_t *const *x, const float *w, size_t n_rows,

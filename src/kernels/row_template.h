@@ -27,8 +27,9 @@
  *   float sum_lanes(v), top_lane(v)
  *   size_t first_equal(a, b)                    first lane where a == b, VL when there is none
  *   vec load_f16(const uint16_t *p), void store_f16(uint16_t *p, vec v), the same for bf16
- *   void stream_line(void *to, const void *from)  64 bytes, past the caches; `to` at a multiple of
- * 64 void stream_end(void)                       lets no later store be seen before those
+ *   void stream_line(void *to, const void *from)  copies 64 bytes to a multiple of 64, past the
+ *                                               caches
+ *   void stream_end(void)                       stores from here on are seen after those
  *
  * It then defines the table vtci_kernels<SUFFIX>. Sums are formed in an order that depends on the
  * length alone. function_template.h, which has exp() and the norms, is the second half of it.
@@ -224,8 +225,8 @@ ATTRIBUTES static size_t KERNEL(first_at_least)(const float *x, size_t n, float 
 
 /* ---- copies ---------------------------------------------------------------------------------- */
 
-/* A row past the caches, while what will be copied later is asked for. Lines are moved by the
- * dozen: the fewer instructions, the more of the traffic the CPU has in flight. */
+/* A row past the caches, while what will be copied later is asked for. Eight lines at a time: the
+ * fewer instructions, the more of the traffic the CPU has in flight. */
 ATTRIBUTES static inline void KERNEL(stream_row)(char *to, const char *from, size_t bytes,
                                                  const char *later)
 {
@@ -250,17 +251,22 @@ ATTRIBUTES static inline void KERNEL(stream_row)(char *to, const char *from, siz
 }
 
 /* Rows at irregular distances are what hardware does not foresee: each is asked for ahead of time.
- * The second-level cache is the place, since more requests to it than to the first can be open. */
+ * The second-level cache is the place, since more requests to it than to the first can be open. Of
+ * rows longer than AHEAD, hardware does foresee the most part. */
 ATTRIBUTES static void KERNEL(stream_rows)(char *const *to, const char *const *from, size_t n_rows,
                                            size_t bytes)
 {
-    enum { AHEAD = 32, LINE = 64 };
+    enum { AHEAD = 16384, LINE = 64 };
+    const size_t rows_ahead = bytes == 0 ? 0 : AHEAD / bytes;
 
-    for (size_t r = 0; r < n_rows && r < AHEAD; r++)
+    for (size_t r = 0; r < n_rows && r < rows_ahead; r++)
         for (size_t line = 0; line < bytes; line += LINE)
             __builtin_prefetch(from[r] + line, 0, 2);
-    for (size_t r = 0; r < n_rows; r++)
-        KERNEL(stream_row)(to[r], from[r], bytes, from[n_rows - r > AHEAD ? r + AHEAD : r]);
+    for (size_t r = 0; r < n_rows; r++) {
+        const size_t later = n_rows - r > rows_ahead ? r + rows_ahead : r;
+
+        KERNEL(stream_row)(to[r], from[r], bytes, from[later]);
+    }
     stream_end();
 }
 

@@ -35,9 +35,9 @@ enum {
 
 /*
  * A product of at most 100^3 multiply-adds by a matrix that is not transposed goes through kernels
- * of OpenBLAS that pack nothing. Where the odd rows are so few and short that SMALL_ROWS fit, they
- * are transposed first and tiles are that small: the whole takes an eighth less time than in one
- * piece, and there is work for several workers.
+ * of OpenBLAS that pack little (and may call malloc()). Where the odd rows are so few and short
+ * that SMALL_ROWS fit, they are transposed first and tiles are that small: with AVX-512 the whole
+ * takes an eighth less time than in one piece, and there is work for several workers.
  */
 enum { SMALL_ROWS = 24, TURNED_FLOATS = 100 * 100 * 100 / SMALL_ROWS };
 
