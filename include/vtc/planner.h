@@ -50,14 +50,24 @@ typedef struct vtc_plan_inputs {
     const vtc_tensor *text_query;     /* [H, M, d] queries of text rows, without the others     */
     const vtc_tensor *text;           /* [M, E] text embeddings                                 */
     float scale;                      /* of all logits; 0: d^-1/2                               */
-    size_t v_start, n_text;
+    size_t v_start,
+        n_text;        /* image b begins at row v_start + begin[b]; the last n_text rows are text */
     size_t frame_rows; /* rows of one video frame; 0: no video */
+
+    /* Vision encoder, continued: of the layer that `keys` are of */
+    const vtc_tensor *queries; /* [H, N, d]                                                  */
+    const vtc_tensor *cls_key; /* [H, d]    key of [CLS]                                     */
+
+    /* Language model, continued */
+    const vtc_tensor *lm_embeddings; /* [L, D] input of the first decoder layer              */
+    const int32_t *key_rows;         /* [n_key_rows] rows 0 .. N - 1 that are never dropped, */
+    size_t n_key_rows;               /* ascending (MustDrop's key tokens)                    */
 } vtc_plan_inputs;
 
 /* clang-format off */
 #define VTC_PLAN_INPUTS_INIT \
     { sizeof(vtc_plan_inputs), NULL, 0, 0, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, \
-      NULL, NULL, NULL, 0.0f, 0, 0, 0 }
+      NULL, NULL, NULL, 0.0f, 0, 0, 0, NULL, NULL, NULL, NULL, 0 }
 /* clang-format on */
 
 /* Bits of vtc_planner.needs and .uses */
@@ -70,7 +80,10 @@ typedef enum vtc_need {
     VTC_NEED_LM = 1 << 5, /* lm_keys, and lm_query or text_query */
     VTC_NEED_HIDDEN = 1 << 6,
     VTC_NEED_FRAMES = 1 << 7,
-    VTC_NEED_IMAGE = 1 << 8 /* acts on pixels before the encoder: no inputs have it, no plan */
+    VTC_NEED_IMAGE = 1 << 8, /* acts on pixels before the encoder: no inputs have it, no plan */
+    VTC_NEED_QUERIES = 1 << 9,
+    VTC_NEED_EMBEDDINGS = 1 << 10, /* lm_embeddings */
+    VTC_NEED_KEY_ROWS = 1 << 11
 } vtc_need;
 
 /* Bits of `needs` that these inputs lack; 0: the planner can run. */

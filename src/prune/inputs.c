@@ -29,6 +29,12 @@ static unsigned present(const vtc_plan_inputs *in)
         bits |= VTC_NEED_HIDDEN;
     if (in->frame_rows != 0)
         bits |= VTC_NEED_FRAMES;
+    if (in->queries != NULL)
+        bits |= VTC_NEED_QUERIES;
+    if (in->lm_embeddings != NULL)
+        bits |= VTC_NEED_EMBEDDINGS;
+    if (in->key_rows != NULL)
+        bits |= VTC_NEED_KEY_ROWS;
     return bits;
 }
 
@@ -56,6 +62,9 @@ static const struct {
     { VTC_NEED_HIDDEN, "hidden states" },
     { VTC_NEED_FRAMES, "frames" },
     { VTC_NEED_IMAGE, "image" },
+    { VTC_NEED_QUERIES, "queries" },
+    { VTC_NEED_EMBEDDINGS, "embeddings" },
+    { VTC_NEED_KEY_ROWS, "key rows" },
 };
 
 enum { N_NEEDS = sizeof(need_names) / sizeof(*need_names) };
@@ -142,6 +151,50 @@ static vtc_status check_view(const vtci_call *call, const char *what, const vtc_
     return VTC_OK;
 }
 
+/* A view of the whole sequence, when there is one, reaches from v_start over the rows of the batch
+ * and the text behind them. */
+static vtc_status check_sequence(const vtci_call *call, const char *what, const vtc_tensor *t,
+                                 int rank, const vtc_plan_inputs *in)
+{
+    const size_t end = vtci_add(vtci_add(in->v_start, in->n_rows), in->n_text);
+
+    if (t == NULL)
+        return VTC_OK;
+    VTCI_TRY(vtci_check_tensor(call, what, t, VTCI_FLOATS, rank, rank, VTCI_IN));
+    VTCI_REQUIRE(call, t->dim[rank == 3] >= end, VTC_ERR_SHAPE,
+                 "%s has %zu rows, %zu before the image, %zu of it and %zu of text are needed",
+                 what, t->dim[rank == 3], in->v_start, in->n_rows, in->n_text);
+    return VTC_OK;
+}
+
+/* The views of the language model. */
+static vtc_status check_decoder(const vtci_call *call, unsigned sees, const vtc_plan_inputs *in)
+{
+    if ((sees & VTC_NEED_LM) != 0) {
+        VTCI_TRY(check_sequence(call, "lm_query", in->lm_query, 3, in));
+        VTCI_TRY(check_sequence(call, "lm_keys", in->lm_keys, 3, in));
+    }
+    if ((sees & VTC_NEED_HIDDEN) != 0)
+        VTCI_TRY(check_sequence(call, "lm_hidden", in->lm_hidden, 2, in));
+    if ((sees & VTC_NEED_EMBEDDINGS) != 0)
+        VTCI_TRY(check_sequence(call, "lm_embeddings", in->lm_embeddings, 2, in));
+    return VTC_OK;
+}
+
+/* Rows that are never dropped: inside the batch, ascending. */
+static vtc_status check_key_rows(const vtci_call *call, const vtc_plan_inputs *in)
+{
+    for (size_t i = 0; in->key_rows != NULL && i < in->n_key_rows; i++) {
+        const int32_t row = in->key_rows[i];
+
+        VTCI_REQUIRE(call, row >= 0 && (size_t)row < in->n_rows, VTC_ERR_RANGE,
+                     "key_rows[%zu] is %d, there are %zu rows", i, (int)row, in->n_rows);
+        VTCI_REQUIRE(call, i == 0 || row > in->key_rows[i - 1], VTC_ERR_RANGE,
+                     "key_rows[%zu] is %d behind %d", i, (int)row, (int)in->key_rows[i - 1]);
+    }
+    return VTC_OK;
+}
+
 vtc_status vtci_inputs_read(const vtci_call *call, const vtc_planner *planner,
                             const vtc_plan_inputs *from, vtc_plan_inputs *inputs)
 {
@@ -159,6 +212,11 @@ vtc_status vtci_inputs_read(const vtci_call *call, const vtc_planner *planner,
         VTCI_TRY(check_view(call, "keys", inputs->keys, 3, 1, inputs));
     if ((sees & VTC_NEED_CLS) != 0)
         VTCI_TRY(check_view(call, "cls_attention", inputs->cls_attention, 2, 1, inputs));
+    if ((sees & VTC_NEED_QUERIES) != 0)
+        VTCI_TRY(check_view(call, "queries", inputs->queries, 3, 1, inputs));
+    VTCI_TRY(check_decoder(call, sees, inputs));
+    if ((sees & VTC_NEED_KEY_ROWS) != 0)
+        VTCI_TRY(check_key_rows(call, inputs));
     if ((sees & VTC_NEED_GRID) != 0)
         VTCI_TRY(check_grid(call, inputs));
     return call->query ? VTC_OK : vtci_check_masses(call, inputs->mass, inputs->n_rows);
@@ -189,12 +247,14 @@ void vtci_image_open(vtci_image *image, const vtc_plan_inputs *inputs, size_t b)
     in->begin = NULL;
     in->n_images = 1;
     in->n_rows = n;
+    in->v_start += first;
     image->first_row = first;
     if (in->mass != NULL)
         in->mass += first;
     in->features = slice_view(&image->features, inputs->features, 0, first, n);
     in->keys = slice_view(&image->keys, inputs->keys, 1, first, n);
     in->cls_attention = slice_view(&image->cls_attention, inputs->cls_attention, 1, first, n);
+    in->queries = slice_view(&image->queries, inputs->queries, 1, first, n);
 }
 
 /* ---- budget ---------------------------------------------------------------------------------- */

@@ -17,7 +17,7 @@ VTC_NODISCARD vtc_status vtci_inputs_read(const vtci_call *call, const vtc_plann
 typedef struct vtci_image {
     vtc_plan_inputs in;
     size_t first_row;
-    vtc_tensor features, keys, cls_attention;
+    vtc_tensor features, keys, cls_attention, queries;
 } vtci_image;
 
 void vtci_image_open(vtci_image *image, const vtc_plan_inputs *inputs, size_t b);
