@@ -5,6 +5,7 @@
 #ifndef VTC_PRUNE_H
 #define VTC_PRUNE_H
 
+#include "mustdrop.h"
 #include "plan.h"
 
 #ifdef __cplusplus

@@ -15,6 +15,7 @@ struct batch {
     const void *params;
     vtc_plan_inputs inputs;
     const vtc_budget *budget;
+    size_t settled; /* tokens that every image keeps at least, once all were asked; else 0 */
 };
 
 /* ---- sizes ----------------------------------------------------------------------------------- */
@@ -30,6 +31,7 @@ static vtc_status open_batch(const vtci_call *call, const vtc_planner *planner, 
     batch->planner = none;
     batch->params = params;
     batch->budget = budget;
+    batch->settled = 0;
     VTCI_REQUIRE_PTR(call, planner);
     VTCI_TRY(vtci_params_read(call, &batch->planner, sizeof(batch->planner), planner));
     VTCI_REQUIRE(call, batch->planner.name != NULL && batch->planner.count != NULL, VTC_ERR_NULL,
@@ -41,7 +43,9 @@ static vtc_status open_batch(const vtci_call *call, const vtc_planner *planner, 
 static vtc_status open_image(const struct batch *batch, size_t b, vtci_image *image, size_t *n_keep)
 {
     vtci_image_open(image, &batch->inputs, b);
-    return vtc_budget_resolve(batch->budget, image->in.n_rows, n_keep, &batch->call->exec);
+    VTCI_TRY(vtc_budget_resolve(batch->budget, image->in.n_rows, n_keep, &batch->call->exec));
+    *n_keep = vtci_max(*n_keep, batch->settled);
+    return VTC_OK;
 }
 
 static vtc_status count_batch(const struct batch *batch, vtc_plan_count *total)
@@ -173,6 +177,26 @@ static vtc_status check_data(const struct batch *batch)
     return VTC_OK;
 }
 
+/* What the images agree on, where a method lets them depend on each other. */
+static vtc_status settle(struct batch *batch)
+{
+    size_t most = 0;
+
+    if (batch->planner.settle == NULL || batch->inputs.n_images < 2)
+        return VTC_OK;
+    for (size_t b = 0; b < batch->inputs.n_images; b++) {
+        vtci_image image;
+        size_t n_keep, settled = 0;
+
+        VTCI_TRY(open_image(batch, b, &image, &n_keep));
+        VTCI_TRY(
+            batch->planner.settle(batch->params, &image.in, n_keep, &settled, &batch->call->exec));
+        most = vtci_max(most, settled);
+    }
+    batch->settled = most;
+    return VTC_OK;
+}
+
 /* What is left of the arrays of `plan` behind these rows, outputs and entries. `fate` is written
  * once at the end, for all images. */
 static vtc_plan rest_of(const vtc_plan *plan, size_t n_in, size_t n_out, size_t n_nnz)
@@ -251,5 +275,6 @@ vtc_status vtc_planner_plan(const vtc_planner *planner, const void *params,
     VTCI_TRY(open_batch(&call, planner, params, inputs, budget, &batch));
     VTCI_TRY(check_batch(&batch, plan, out_begin));
     VTCI_TRY(check_data(&batch));
+    VTCI_TRY(settle(&batch));
     return plan_images(&batch, plan, out_begin);
 }
