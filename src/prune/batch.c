@@ -122,19 +122,32 @@ vtc_status vtc_planner_scratch(const vtc_planner *planner, const void *params,
 
 /* ---- plans ----------------------------------------------------------------------------------- */
 
-/* The views that an image may be planned from are apart from the plan of all images. */
+static vtc_status check_view_apart(const struct batch *batch, const vtc_plan *plan,
+                                   const vtc_plan_count *n, const char *name,
+                                   const vtc_tensor *view)
+{
+    if (view == NULL)
+        return VTC_OK;
+    return vtci_plan_check_apart(batch->call, plan, n->n_in, n->n_out, n->n_nnz, name, view->data,
+                                 vtci_span_bytes(view));
+}
+
+/* The views that an image may be planned from are apart from the plan of all images. Those of the
+ * language model were only checked where the planner looks at them. */
 static vtc_status check_views_apart(const struct batch *batch, const vtc_plan *plan,
                                     const vtc_plan_count *n)
 {
-    const vtc_tensor *const view[] = { batch->inputs.features, batch->inputs.keys,
-                                       batch->inputs.cls_attention };
-    const char *const name[] = { "features", "keys", "cls_attention" };
+    const vtc_plan_inputs *in = &batch->inputs;
 
-    for (size_t i = 0; i < sizeof(view) / sizeof(*view); i++)
-        if (view[i] != NULL)
-            VTCI_TRY(vtci_plan_check_apart(batch->call, plan, n->n_in, n->n_out, n->n_nnz, name[i],
-                                           view[i]->data, vtci_span_bytes(view[i])));
-    return VTC_OK;
+    VTCI_TRY(check_view_apart(batch, plan, n, "features", in->features));
+    VTCI_TRY(check_view_apart(batch, plan, n, "keys", in->keys));
+    VTCI_TRY(check_view_apart(batch, plan, n, "cls_attention", in->cls_attention));
+    if (((batch->planner.needs | batch->planner.uses) & VTC_NEED_LM) == 0)
+        return VTC_OK;
+    VTCI_TRY(check_view_apart(batch, plan, n, "lm_query", in->lm_query));
+    VTCI_TRY(check_view_apart(batch, plan, n, "lm_keys", in->lm_keys));
+    VTCI_TRY(check_view_apart(batch, plan, n, "lm_log_sum_exp", in->lm_log_sum_exp));
+    return check_view_apart(batch, plan, n, "text_query", in->text_query);
 }
 
 /* Room and memory, before anything is written. */
@@ -155,6 +168,8 @@ static vtc_status check_batch(const struct batch *batch, const vtc_plan *plan,
                                    begin_bytes));
     VTCI_TRY(vtci_plan_check_apart(call, plan, n.n_in, n.n_out, n.n_nnz, "out_begin", out_begin,
                                    begin_bytes));
+    VTCI_TRY(vtci_plan_check_apart(call, plan, n.n_in, n.n_out, n.n_nnz, "key_rows", in->key_rows,
+                                   in->n_key_rows * sizeof(*in->key_rows)));
     VTCI_REQUIRE(call,
                  out_begin == NULL || in->begin == NULL ||
                      !vtci_ranges_meet(out_begin, begin_bytes, in->begin, begin_bytes),

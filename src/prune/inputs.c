@@ -173,6 +173,12 @@ static vtc_status check_decoder(const vtci_call *call, unsigned sees, const vtc_
     if ((sees & VTC_NEED_LM) != 0) {
         VTCI_TRY(check_sequence(call, "lm_query", in->lm_query, 3, in));
         VTCI_TRY(check_sequence(call, "lm_keys", in->lm_keys, 3, in));
+        if (in->text_query != NULL)
+            VTCI_TRY(
+                vtci_check_tensor(call, "text_query", in->text_query, VTCI_FLOATS, 3, 3, VTCI_IN));
+        if (in->lm_log_sum_exp != NULL)
+            VTCI_TRY(vtci_check_tensor(call, "lm_log_sum_exp", in->lm_log_sum_exp,
+                                       VTCI_BIT(VTC_F32), 2, 2, VTCI_IN));
     }
     if ((sees & VTC_NEED_HIDDEN) != 0)
         VTCI_TRY(check_sequence(call, "lm_hidden", in->lm_hidden, 2, in));

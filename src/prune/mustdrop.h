@@ -1,8 +1,9 @@
-/* mustdrop.h: the encode step, shared by its call and its planner. */
+/* mustdrop.h: the encode step and the filter of prefill, shared by their calls and planners. */
 #ifndef VTCI_MUSTDROP_H
 #define VTCI_MUSTDROP_H
 
 #include "../../include/vtc/mustdrop.h"
+#include "../base/apart.h"
 #include "../plan/plan.h"
 #include "../score/window.h"
 #include "planners.h"
@@ -49,5 +50,46 @@ size_t vtci_mustdrop_windows_to_merge(const vtci_mustdrop_encode *e, size_t imag
 VTC_NODISCARD vtc_status vtci_mustdrop_encode_run(vtci_mustdrop_encode *e, const vtc_tensor *hidden,
                                                   const float *mass, vtc_plan *const *plans,
                                                   const vtc_mustdrop_encode_trace *from);
+
+/* ---- prefill --------------------------------------------------------------------------------- */
+
+typedef struct vtci_mustdrop_filter {
+    const vtci_call *call;
+    vtc_mustdrop_prefill_params p;
+    size_t n;           /* vision tokens                                  */
+    size_t n_in, first; /* rows of the plan, the first vision row in them */
+
+    /* for the caller to set */
+    const float *col_sum, *col_max; /* [n]                            */
+    const int32_t *keys;            /* [n_keys] numbered from key_base */
+    size_t n_keys, key_base;
+    const float *mass; /* [n_in] */
+
+    /* set inside */
+    float *score;    /* [n]                                             */
+    int32_t *order;  /* [n]                                             */
+    int32_t *mark;   /* [n] KEPT and KEY                                */
+    size_t n_vision; /* tokens that stay                                */
+} vtci_mustdrop_filter;
+
+/* Checks parameters and sizes. A scratch query does not know the keys: n_keys 0. */
+VTC_NODISCARD vtc_status vtci_mustdrop_filter_open(const vtci_call *call,
+                                                   const vtc_mustdrop_prefill_params *params,
+                                                   size_t n_vision, size_t length, size_t n_keys,
+                                                   vtci_mustdrop_filter *f);
+vtc_plan_count vtci_mustdrop_filter_count(const vtci_mustdrop_filter *f);
+void vtci_mustdrop_filter_lay_out(vtci_arena *arena, vtci_mustdrop_filter *f);
+
+/* Keys in range, masses positive. */
+VTC_NODISCARD vtc_status vtci_mustdrop_filter_check_inputs(const vtci_mustdrop_filter *f);
+
+/* VTC_ERR_DATA for a statistic that is not finite. */
+VTC_NODISCARD vtc_status vtci_mustdrop_check_statistics(const vtci_call *call, const float *col_sum,
+                                                        const float *col_max, size_t n);
+
+/* Decides, checks the outputs against each other and against `in`, writes. */
+VTC_NODISCARD vtc_status vtci_mustdrop_filter_run(vtci_mustdrop_filter *f, vtc_plan *plan,
+                                                  vtc_mustdrop_prefill_trace *trace,
+                                                  const vtci_memory *in, size_t n_in);
 
 #endif
