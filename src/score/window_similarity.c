@@ -67,10 +67,20 @@ void vtci_window_similarity_lay_out(vtci_arena *arena, const vtci_call *call,
                          &s->slice_stride);
 }
 
+/* Tokens that are added to s together. Their lengths were just taken: they must still be in the
+ * nearest cache, beside s, while more at once would spare reading and writing s. */
+static size_t rows_at_once(const vtci_window_similarity *s)
+{
+    enum { FLOATS = 3 << 10 };
+    const size_t n = FLOATS / vtci_max(1, s->x.n_cols);
+
+    return vtci_max(1, vtci_min(n, VTCI_COMBINE_BATCH));
+}
+
 /* The similarity of one window; `sum` holds one or two rows. */
 static float measure(const vtci_window_similarity *s, size_t image, size_t window, float *sum)
 {
-    const size_t n = s->windows.n_cells, n_channels = s->x.n_cols;
+    const size_t n = s->windows.n_cells, n_channels = s->x.n_cols, at_once = rows_at_once(s);
     double own = 0.0;
     vtci_combine combine;
 
@@ -84,6 +94,8 @@ static float measure(const vtci_window_similarity *s, size_t image, size_t windo
         const float scale = 1.0f / (norm < LEAST_NORM ? LEAST_NORM : norm);
 
         vtci_combine_add(&combine, token, scale);
+        if (combine.n_held == at_once)
+            vtci_combine_flush(&combine);
         own += (double)(norm * scale) * (norm * scale);
     }
     vtci_combine_end(&combine);
@@ -94,7 +106,7 @@ static float measure(const vtci_window_similarity *s, size_t image, size_t windo
 /* Windows of one task, from the shape alone. */
 static size_t windows_per_task(const vtci_window_similarity *s)
 {
-    return vtci_max(1, TASK_FLOATS / vtci_max(1, s->windows.n_cells * s->x.n_cols));
+    return vtci_max(1, TASK_FLOATS / vtci_max(1, vtci_mul(s->windows.n_cells, s->x.n_cols)));
 }
 
 static void measure_block(void *job, size_t index, size_t worker)
