@@ -157,10 +157,11 @@ static vtc_status check_written_pair(const vtci_call *call, const struct job *jo
 static vtc_status check_written(const vtci_call *call, const struct job *job, const char *what)
 {
     for (size_t v = 0; v < job->n_views; v++) {
-        const vtc_kv *kv = view_at(job->dst, v);
-
         if (plan_of(job, v) == NULL)
             continue;
+
+        const vtc_kv *kv = view_at(job->dst, v);
+
         VTCI_TRY(check_pieces_apart(call, what, kv, v));
         for (size_t u = 0; u < job->n_views && span_of(kv) != 0; u++) {
             if (plan_of(job, u) == NULL)
