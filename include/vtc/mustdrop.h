@@ -127,11 +127,12 @@ VTC_API VTC_NODISCARD vtc_status vtc_mustdrop_encode(const vtc_mustdrop_encode_p
 
 /*
  * Parameters of the planner "mustdrop-encode". The budget is the target of vtc_mustdrop_target():
- * at least as many tokens stay, the same number of every image. A budget above the rows there are,
- * or below what merging every window leaves, is VTC_ERR_BUDGET. With use_threshold the threshold
- * decides and the budget only says how many tokens stay at least; the count is an upper bound then,
- * and the images of a batch merge as many windows as the one with the fewest, unless per_image:
- * vtc_planner_plan() looks at all images first, for which each is read twice.
+ * at least as many tokens stay, the same number of every image; vtc_planner_count() tells how many.
+ * VTC_ERR_BUDGET when it is above the rows there are or needs more windows than there are. With
+ * use_threshold the threshold decides, the budget only says how many tokens stay at least, and the
+ * count is an upper bound. The images of a batch merge as many windows as the one with the fewest
+ * then, unless per_image: vtc_planner_plan() asks all images (vtc_planner.settle) before it plans
+ * the first, for which each is read once more.
  */
 typedef struct vtc_mustdrop_encode_planner_params {
     size_t struct_size;
