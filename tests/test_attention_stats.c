@@ -8,7 +8,7 @@
 /* The stated bound, see vtc/score.h. */
 static size_t scratch_bound(const stats_data *data, size_t n_workers)
 {
-    const size_t n_heads = data->q.dim[0], d = data->q.dim[2], n = data->k.dim[1];
+    const size_t n_heads = data->q.dim[0], d = data->q.dim[2], n = (data->k.dim[1] + 15) / 16 * 16;
     const bool max = (data->params.want & VTC_STATS_COL_MAX) != 0;
     const bool rows = (data->params.want & VTC_STATS_ROWS) != 0;
     const bool sums = (data->params.want & (VTC_STATS_COL_SUM | VTC_STATS_COL_MEAN)) != 0 && !max;

@@ -102,14 +102,15 @@ static void run_tiles(uint64_t *seed, const stats_data *data, size_t step,
 
 static void check_case(uint64_t *seed, const stats_case *c, unsigned want)
 {
-    static const size_t steps[] = { 64, 17, 1, 100, 0, 0, 1000 };
+    static const size_t steps[] = { 64, 17, 100, 0, 0, 1000, 1 };
+    const size_t n_steps = c->shape.n_rows > 300 ? 4 : 7;
     stats_data data = make_stats(seed, c);
     vtc_attention_stats_out whole, tiles;
 
     data.params.want = want;
     whole = make_out(&data);
     run_whole(&data, &whole);
-    for (size_t i = 0; i < sizeof(steps) / sizeof(*steps); i++) {
+    for (size_t i = 0; i < n_steps; i++) {
         tiles = make_out(&data);
         run_tiles(seed, &data, steps[i], &tiles, i % 4);
         assert_stats(&tiles, &data, 2e-6);

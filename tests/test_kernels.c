@@ -474,6 +474,63 @@ static void softmax_keeps_infinities_and_nan_in_their_place(void **state)
     on_every_table(check_softmax_special);
 }
 
+/* ---- panels -----------------------------------------------------------------------------------
+ */
+
+static void check_panels_at(const vtci_kernels *k, uint64_t *seed, size_t m, size_t n_panels,
+                            size_t depth)
+{
+    const size_t lda = depth + 3, n = n_panels * VTCI_PANEL, ldc = n + 5;
+    float *a = guard_alloc(m * lda * sizeof(*a)), *c = guard_alloc(m * ldc * sizeof(*c));
+    float *b = guard_alloc(n * depth * sizeof(*b)), one[2 * VTCI_PANEL];
+
+    fill_scaled(seed, a, m * lda, 1.0f);
+    fill_scaled(seed, b, n * depth, 1.0f);
+    poison(c, m * ldc * sizeof(*c));
+    guard_readonly(a);
+    guard_readonly(b);
+    k->multiply_panels(c, ldc, a, lda, b, m, n_panels, depth);
+    for (size_t i = 0; i < m; i++) {
+        for (size_t j = 0; j < n; j++) {
+            const float *column = b + j / VTCI_PANEL * depth * VTCI_PANEL + j % VTCI_PANEL;
+            double want = 0.0, size = 0.0;
+
+            for (size_t l = 0; l < depth; l++) {
+                want += (double)a[i * lda + l] * column[l * VTCI_PANEL];
+                size += fabs((double)a[i * lda + l] * column[l * VTCI_PANEL]);
+            }
+            if (!(fabs(c[i * ldc + j] - want) <= (1 + (double)depth) * UNIT * size))
+                fail_msg("%s: panels, row %zu, column %zu: %g, not %g", k->name, i, j,
+                         (double)c[i * ldc + j], want);
+        }
+        assert_true(is_poisoned(c + i * ldc + n, (ldc - n) * sizeof(*c)));
+        /* the same bits wherever the row stands */
+        if (n_panels == 0)
+            continue;
+        k->multiply_panels(one, VTCI_PANEL, a + i * lda, lda, b, 1, 1, depth);
+        assert_same_row(k->name, c + i * ldc, one, VTCI_PANEL);
+    }
+    guard_free(a);
+    guard_free(b);
+    guard_free(c);
+}
+
+static void check_panels(const vtci_kernels *k)
+{
+    uint64_t seed = 10;
+
+    for (size_t m = 0; m <= 30; m++)
+        for (size_t depth = 0; depth <= 9; depth += 3)
+            check_panels_at(k, &seed, m, m % 4, depth);
+    check_panels_at(k, &seed, 64, 5, 128);
+}
+
+static void products_by_panels_are_near_the_double_sum(void **state)
+{
+    (void)state;
+    on_every_table(check_panels);
+}
+
 /* ---- exponentials and their sum ---------------------------------------------------------------
  */
 
@@ -611,6 +668,7 @@ int main(void)
         cmocka_unit_test(softmax_is_near_the_double_result),
         cmocka_unit_test(exp_is_within_about_one_ulp),
         cmocka_unit_test(softmax_keeps_infinities_and_nan_in_their_place),
+        cmocka_unit_test(products_by_panels_are_near_the_double_sum),
         cmocka_unit_test(exponentials_and_their_sum_are_near_the_double_result),
         cmocka_unit_test(exponentials_end_at_1_and_nan_stays),
         cmocka_unit_test(no_kernel_leaves_its_rows),

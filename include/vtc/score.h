@@ -102,9 +102,10 @@ vtc_attention_stats_scratch(const vtc_attention_stats_params *params, const vtc_
  * first, so heads run inside a block of 64 rows: parallel over heads, then rows; sums that are
  * wanted beside maxima come along. Sums and chosen rows without maxima are two such passes, the
  * second over the chosen rows only.
- * Scratch, floats, for W workers: W ((64 + d) N + 64 d + 64); for sums without maxima W n_cols + H
- * n_cols more, for maxima and rows 65 n_cols; and up to 64 bytes of padding for each array. That is
- * about W (130 + d) N + H N, whatever M is: there is no M x N array.
+ * Scratch, floats, for W workers, with N rounded up to 16: W ((64 + d) N + 64 d + 64); for sums
+ * without maxima W n_cols + H n_cols more, for maxima and rows 65 n_cols; and up to 64 bytes of
+ * padding for each array. That is about W (130 + d) N + H N, whatever M is: there is no M x N
+ * array. Products are libvtc's own, exec->sgemm is not called.
  * Returns VTC_ERR_NULL, DTYPE, SHAPE, RANGE, OVERLAP, OVERFLOW or SCRATCH on error.
  * Checked against: the whole attention in double precision.
  * Source: Liu et al., "Multi-Stage Vision Token Dropping" (MustDrop), arXiv 2411.10803, for sum and
