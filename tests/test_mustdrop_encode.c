@@ -353,6 +353,47 @@ static void mass_is_conserved_and_rows_ascend_in_raster_order(void **state)
     }
 }
 
+/* New places of the cells of a 6 x 9 grid: windows of 3 x 3 and the cells in each are permuted. */
+static size_t moved_cell(size_t cell)
+{
+    const size_t window = cell / 9 / 3 * 3 + cell % 9 / 3, inside = cell / 9 % 3 * 3 + cell % 3;
+    const size_t to = window * 5 % 6, place = (inside * 4 + window) % 9;
+
+    return (to / 3 * 3 + place / 3) * 9 + to % 3 * 3 + place % 3;
+}
+
+static void windows_and_their_cells_may_stand_in_any_order(void **state)
+{
+    const mustdrop_grid g = { 6, 9, 3, 3 };
+    const size_t dim[3] = { 1, 54, 7 };
+    uint64_t seed = 9;
+
+    (void)state;
+    for (int round = 0; round < 20; round++) {
+        merge m = make_merge(&seed, &g, 1, 0, 7, VTC_F32), p = m;
+
+        p.hidden = make_tensor(VTC_F32, 3, dim, 0);
+        p.mass = m.mass = NULL;
+        for (size_t i = 0; i < 54 * 7; i++)
+            ((float *)p.hidden.data)[moved_cell(i / 7) * 7 + i % 7] =
+                ((const float *)m.hidden.data)[element_at(&m.hidden, i)];
+        m.params.n_merge = p.params.n_merge = 3;
+        result a = run(&m, 1), b = run(&p, 1);
+
+        for (size_t w = 0; w < 6; w++)
+            assert_true(close_to(b.similarity[w * 5 % 6], a.similarity[w], 1e-6, 1e-6));
+        for (size_t i = 0; i < 3; i++)
+            assert_int_equal(b.windows[i], a.windows[i] * 5 % 6);
+        for (size_t cell = 0; cell < 54; cell++)
+            assert_true(a.plan[0].fate[cell] >= 3 ||
+                        a.plan[0].fate[cell] == b.plan[0].fate[moved_cell(cell)]);
+        free_result(&m, &a);
+        free_result(&p, &b);
+        free_merge(&m);
+        guard_free(p.hidden.data);
+    }
+}
+
 /* An image of a batch merges as many windows as the poorest one, its own best. */
 static void a_batch_merges_the_least_count(void **state)
 {
@@ -629,6 +670,7 @@ int main(void)
         cmocka_unit_test(any_executor_gives_the_same_bits),
         cmocka_unit_test(equal_windows_go_by_their_number_and_constants_stay),
         cmocka_unit_test(mass_is_conserved_and_rows_ascend_in_raster_order),
+        cmocka_unit_test(windows_and_their_cells_may_stand_in_any_order),
         cmocka_unit_test(a_batch_merges_the_least_count),
         cmocka_unit_test(no_merge_is_a_pure_selection_of_all_rows),
         cmocka_unit_test(a_window_larger_than_a_ragged_grid_merges_nothing),

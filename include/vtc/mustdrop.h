@@ -16,9 +16,11 @@
  * with base 0 is the authors', VTC_VISUAL_KEEP FastV's), vtc_plan_compact_kv_layers() cuts caches.
  *
  * Laws: masses are conserved by encode. Kept rows ascend in prefill and decode, and in encode with
- * raster_order; in the authors' order merged tokens come first. Equal tokens stay what they are.
- * Permuting windows as wholes, or text rows, permutes nothing but the windows' numbers; permuting
- * tokens across windows changes the result. Prefill permutes with its vision tokens.
+ * raster_order; in the authors' order merged tokens come first. Tokens that are all equal stay what
+ * they are. Tokens inside a window may stand in any order (the sums differ by rounding); permuting
+ * whole windows permutes what they merge into; permuting tokens across windows gives something
+ * else. Prefill permutes with its vision tokens. Plans composed over several layers are the layers'
+ * plans one after another, for ids, positions, K/V and masses.
  *
  * No accuracy was measured here and no released checkpoint was run.
  */
