@@ -487,6 +487,9 @@ static void prefill_refuses_what_it_cannot_do(void **state)
     p.inputs.n_text = 0;
     refused(planner, NULL, &p.inputs, 5, VTC_ERR_SHAPE, "no text row votes");
     p.inputs.n_text = N_TEXT;
+    p.k.dim[1] += 1;
+    refused(planner, NULL, &p.inputs, 5, VTC_ERR_SHAPE, "lm_query has 60 rows, lm_keys 61");
+    p.k.dim[1] -= 1;
     p.inputs.lm_keys = NULL;
     refused(planner, NULL, &p.inputs, 5, VTC_ERR_NULL, "lack decoder Q and K");
     p.inputs.lm_keys = &p.k;

@@ -165,6 +165,9 @@ static vtc_status open_text(const vtci_call *call, const vtc_plan_inputs *image,
         text->q = *image->text_query;
     } else {
         VTCI_REQUIRE(call, n_text != 0, VTC_ERR_SHAPE, "n_text is 0: no text row votes");
+        VTCI_REQUIRE(call, image->lm_query->dim[1] == image->lm_keys->dim[1], VTC_ERR_SHAPE,
+                     "lm_query has %zu rows, lm_keys %zu", image->lm_query->dim[1],
+                     image->lm_keys->dim[1]);
         last_of(&text->q, image->lm_query, 1, n_text);
     }
     text->has_lse = lse != NULL;
