@@ -288,6 +288,35 @@ static void large_logits_stay_finite(void **state)
     free_stats(&data);
 }
 
+static void no_heads_give_zeros(void **state)
+{
+    const vtc_tensor none = vtc_f32_3d(NULL, 0, 3, 4);
+    vtc_attention_stats_params params = VTC_ATTENTION_STATS_PARAMS_INIT;
+    vtc_attention_stats_out out = VTC_ATTENTION_STATS_OUT_INIT;
+    const int32_t chosen[1] = { 2 };
+    float result[4][3];
+    vtc_exec exec = test_exec(2);
+    size_t bytes;
+
+    (void)state;
+    poison(result, sizeof(result));
+    out.col_sum = result[0];
+    out.col_mean = result[1];
+    out.col_max = result[2];
+    out.rows = result[3];
+    params.chosen = chosen;
+    params.n_chosen = 1;
+    for (unsigned want = 15; want >= 11; want -= 4) { /* with and without the maximum */
+        params.want = want;
+        assert_int_equal(vtc_attention_stats_scratch(&params, &none, &none, &exec, &bytes), VTC_OK);
+        exec_scratch(&exec, bytes);
+        assert_int_equal(vtc_attention_stats(&params, &none, &none, NULL, &out, &exec), VTC_OK);
+        exec_scratch_free(&exec);
+        for (size_t i = 0; i < 12; i++)
+            assert_true(result[i / 3][i % 3] == 0.0f);
+    }
+}
+
 /* ---- errors ---------------------------------------------------------------------------------- */
 
 static void refused(const stats_data *data, const vtc_attention_stats_out *out, vtc_status status,
@@ -412,6 +441,7 @@ int main(void)
         cmocka_unit_test(the_maximum_is_that_of_the_head_mean),
         cmocka_unit_test(nan_touches_the_rows_that_hold_it),
         cmocka_unit_test(large_logits_stay_finite),
+        cmocka_unit_test(no_heads_give_zeros),
         cmocka_unit_test(bad_parameters_are_refused),
         cmocka_unit_test(bad_views_and_outputs_are_refused),
     };

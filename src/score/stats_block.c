@@ -17,7 +17,7 @@ enum { BLOCK = VTCI_STATS_BLOCK, PANEL = VTCI_PANEL };
 
 /* ---- scratch --------------------------------------------------------------------------------- */
 
-/* Also to cache lines, where parts start. */
+/* Panels are as wide as a cache line, where the parts of a slice start too. */
 static size_t whole_panels(size_t n)
 {
     return vtci_mul(vtci_ceil_div(n, PANEL), PANEL);

@@ -133,6 +133,9 @@ void vtci_stats_run_means(vtci_stats *s)
     vtci_stats_walk walk = { votes, (s->params.want & VTC_STATS_ROWS) != 0, 0, 0 };
     struct wave w = { .s = s };
 
+    /* the mean of no heads is zero, as the totals are */
+    if (s->n_heads == 0)
+        return;
     while (vtci_stats_next(s, &walk, &w.block)) {
         if (w.block.n_shown != 0)
             mean_of_heads(s, &w);
