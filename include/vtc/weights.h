@@ -36,6 +36,19 @@ typedef enum vtc_norm_kind {
     VTC_NORM_RMS = 1    /* x / sqrt(mean(x^2) + eps) * weight                            */
 } vtc_norm_kind;
 
+/*
+ * A model made ready once: weights packed in their own dtype and whatever does not depend on the
+ * image, in caller memory. vtc_<thing>_prepare_size() tells the bytes and vtc_<thing>_prepare()
+ * fills them; from then on the object is immutable and may be shared by threads. It holds no
+ * pointers, and names the library's version, the instruction set, and the model's shapes: an object
+ * that does not fit the call is refused. The weights that it was made from must still be passed: it
+ * does not hold all of them, and that they are the same ones is the caller's promise.
+ */
+typedef struct vtc_prepared {
+    void *data; /* 64-byte aligned */
+    size_t bytes;
+} vtc_prepared;
+
 /* One tensor of a weights struct. */
 typedef struct vtc_weight {
     const char *name; /* below the prefix: "mlp.0.weight"                    */

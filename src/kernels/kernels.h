@@ -112,6 +112,15 @@ typedef struct vtci_kernels {
     void (*f32_to_bf16)(uint16_t *y, const float *x, size_t n);
 
     /*
+     * A tile of a matrix product: C [gemm_rows, gemm_cols] = A B, or C += A B when `accumulate`.
+     * Both operands are packed: column p of A is the gemm_rows floats at a + p * gemm_rows, row p
+     * of B the gemm_cols floats at b + p * gemm_cols. Each sum is formed over p in order.
+     */
+    size_t gemm_rows, gemm_cols;
+    void (*gemm_tile)(float *c, size_t ldc, const float *a, const float *b, size_t k,
+                      int accumulate);
+
+    /*
      * Copies to[r] = from[r], `bytes` each, for r < n_rows in order; neither row of a pair may
      * overlap the other. What is written does not stay in the caches, nor is it read first, which
      * pays where a move is larger than those.

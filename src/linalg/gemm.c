@@ -16,6 +16,10 @@
  */
 enum { TILE_ROWS = 1024, TILE_COLS = 704, TWO_COLS = 256 };
 
+/* Packed weights: where sgemm catches up, and tiles narrow enough for workers to share one small
+ * product; a multiple of every gemm_cols. */
+enum { PACKED_ROWS = 64, PACKED_COLS = 192 };
+
 enum { LINE = 16 }; /* floats: tiles and pieces of a worker's slice start at cache lines */
 
 /* ---- one product ----------------------------------------------------------------------------- */
@@ -98,10 +102,19 @@ static size_t tile_rows(const vtci_gemm *g)
     return piece_length(g->c.n_rows, vtci_ceil_div(g->c.n_rows, TILE_ROWS));
 }
 
+/* Packed weights pay while they are used by few rows. */
+static bool is_packed(const vtci_gemm *g)
+{
+    return g->packed != NULL && g->packed->panels != NULL && g->c.n_rows <= PACKED_ROWS;
+}
+
 /* The number of panels is even: two workers finish together. */
 static size_t tile_cols(const vtci_gemm *g)
 {
     const size_t n = g->c.n_cols, n_panels = vtci_ceil_div(n, TILE_COLS);
+
+    if (is_packed(g))
+        return PACKED_COLS;
 
     return piece_length(n, n < TWO_COLS ? n_panels : n_panels + n_panels % 2);
 }
@@ -120,7 +133,7 @@ static size_t leading_dim(const vtci_rows *rows)
 
 /* Floats of the parts of a worker's slice. */
 struct parts {
-    size_t a, b, c, residual;
+    size_t a, b, c, residual, packed;
 };
 
 static bool is_present(const vtci_rows *rows)
@@ -141,8 +154,10 @@ static struct parts slice_parts(const vtci_gemm *g)
 {
     const size_t m = tile_rows(g), n = tile_cols(g), k = g->a.n_cols;
     const bool wide_residual = is_present(&g->residual) && g->residual.dtype != VTC_F32;
-    const struct parts parts = { part_floats(&g->a, m, k), part_floats(&g->b, n, k),
-                                 part_floats(&g->c, m, n), wide_residual ? n : 0 };
+    const struct parts parts = { part_floats(&g->a, m, k),
+                                 is_packed(g) ? 0 : part_floats(&g->b, n, k),
+                                 part_floats(&g->c, m, n), wide_residual ? n : 0,
+                                 is_packed(g) ? vtci_packed_floats(g->packed, m) : 0 };
 
     return parts;
 }
@@ -150,7 +165,8 @@ static struct parts slice_parts(const vtci_gemm *g)
 void vtci_gemm_lay_out(vtci_arena *arena, const vtci_call *call, vtci_gemm *g)
 {
     const struct parts parts = slice_parts(g);
-    const size_t floats = vtci_add(vtci_add(parts.a, parts.b), vtci_add(parts.c, parts.residual));
+    const size_t floats = vtci_add(vtci_add(vtci_add(parts.a, parts.b), parts.packed),
+                                   vtci_add(parts.c, parts.residual));
 
     g->wide_bias = NULL;
     if (is_present(&g->bias) && g->bias.dtype != VTC_F32)
@@ -246,13 +262,19 @@ static void run_tile(void *job, size_t index, size_t worker)
     const size_t ldc = in_place ? leading_dim(&g->c) : c.n_cols;
     size_t lda, ldb;
     const float *a_data = load_block(&g->a, &a, slice_at(g, worker, 0), &lda);
-    const float *b_data = load_block(&g->b, &b, slice_at(g, worker, parts.a), &ldb);
     float *out = slice_at(g, worker, parts.a + parts.b);
     float *tmp = slice_at(g, worker, parts.a + parts.b + parts.c);
 
     if (in_place)
         out = (float *)(void *)block_row(&g->c, &c, 0);
-    vtci_sgemm(g->call, g->trans_b, c.n_rows, c.n_cols, k, a_data, lda, b_data, ldb, out, ldc);
+    if (is_packed(g)) {
+        vtci_packed_multiply(g->packed, c.col, c.n_cols, c.n_rows, a_data, lda, out, ldc,
+                             slice_at(g, worker, parts.a + parts.b + parts.c + parts.residual));
+    } else {
+        const float *b_data = load_block(&g->b, &b, slice_at(g, worker, parts.a), &ldb);
+
+        vtci_sgemm(g->call, g->trans_b, c.n_rows, c.n_cols, k, a_data, lda, b_data, ldb, out, ldc);
+    }
     finish_tile(g, &c, out, ldc, tmp);
 }
 
