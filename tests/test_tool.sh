@@ -57,6 +57,17 @@ expect 0 'vtc 0.' "$vtc" --version
 expect 0 '--keep K' "$vtc" compare --help
 expect 0 '--keep-ratio R' "$vtc" compress --help
 expect 0 'Usage: vtc methods' "$vtc" methods --help
+expect 0 'Models: llava-1.5-7b' "$vtc" cost --help
+expect 0 'prefill, TFLOPs (gated MLP)                          8.450       2.454' \
+    "$vtc" cost --model llava-1.5-7b --method tome --keep 128
+expect 0 'K/V cache at the end, 10^6 bytes (8 bits)           1082.1' \
+    "$vtc" cost --model video-llava-7b --bits 8 --text 30 --new 2 --visual 4096
+expect 2 'give a --model: llava-1.5-7b,' "$vtc" cost
+expect 2 "no model 'llava'" "$vtc" cost --model llava
+expect 2 'go together' "$vtc" cost --model llava-1.5-7b --keep 3
+expect 2 "no planner 'best'" "$vtc" cost --model llava-1.5-7b --method best --keep 3
+expect 2 'more than the 576' "$vtc" cost --model llava-1.5-7b --method tome --keep 577
+expect 1 'no whole tiles' "$vtc" cost --model llava-1.5-7b --visual 577
 expect 2 'Usage: vtc' "$vtc"
 expect 2 "no command 'compres'" "$vtc" compres
 expect 2 'nothing to do' "$vtc" compare

@@ -27,6 +27,8 @@ struct options {
     size_t threads;        /* 0: not given */
     struct setting settings[MAX_SETTINGS];
     size_t n_settings;
+    const char *model;
+    size_t visual, text, new_tokens, bits; /* 0: not given */
     bool markdown;
     bool help;
     char **inputs;
