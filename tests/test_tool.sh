@@ -85,6 +85,9 @@ done
 for bad in 24 24x 0x3 x 129x1 3x4x; do
     expect 2 '--grid takes' "$vtc" compare --grid "$bad" x.jpg
 done
+for bad in 1,2,3 1,2,0,4 1,2,3,4,5 -1,2,3,4 a,b,c,d 1,2,3,x ''; do
+    expect 2 '--about takes' "$vtc" compare --about "$bad" x.jpg
+done
 expect 2 'more than the 24 x 24 = 576' "$vtc" compare --keep 577 "$photos/coffee.jpg"
 expect 2 'give a method' "$vtc" compress x.jpg --keep 4 --out o
 expect 2 'Planners: tome' "$vtc" compress x.jpg --method best --keep 4 --out o
@@ -124,6 +127,9 @@ for method in 'ToMe .*576 -> 64 ' 'random .*576 -> 64 .*±' 'average 2x2 .*576 -
 done
 expect 0 '8 x 12 = 96 tokens' "$vtc" compare "$photos/rocket.jpg" --grid 8x12 --keep 20 --out pictures
 has_file pictures/rocket.compare.png
+expect 0 '576 tokens' "$vtc" compare "$photos/coffee.jpg" --keep 64 --about 0,0,600,400 --out asked
+expect 1 'is outside the part that is used' \
+    "$vtc" compare "$photos/coffee.jpg" --about 100000,0,2,2 --out asked
 
 tome100() {
     "$vtc" compress --method tome --keep 100 "$@"
@@ -131,7 +137,7 @@ tome100() {
 expect 0 '576 -> 100 tokens' tome100 "$photos/coffee.jpg" --out one --threads 1
 expect 0 '4 of 4 inputs' tome100 "$photos/coffee.jpg" "$photos/rocket.jpg" \
     "$photos/chelsea.jpg" "$photos/astronaut.jpg" --out four --threads 3
-for kind in tokens.safetensors plan.safetensors overlay.png; do
+for kind in tokens.safetensors plan.safetensors overlay.png score.png; do
     has_file "four/astronaut.$kind"
     cmp -s "one/coffee.$kind" "four/coffee.$kind" || fail "coffee.$kind depends on the threads"
 done
@@ -246,7 +252,7 @@ expect 1 'broken/cut.jpg: ' "$vtc" compress broken/cut.jpg "$photos/coffee.jpg" 
 grep -q '2 of 4 inputs' out || fail 'the number of inputs that were compressed is wrong'
 has_file rest/coffee.plan.safetensors
 has_file rest/rocket.overlay.png
-[ "$(ls rest | wc -l)" -eq 6 ] || fail 'the broken inputs left files behind'
+[ "$(ls rest | wc -l)" -eq 8 ] || fail 'the broken inputs left files behind'
 
 # ---- outputs that cannot be written -----------------------------------------------------------
 
