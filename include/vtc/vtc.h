@@ -15,6 +15,7 @@
 
 #include "base.h"
 #include "cost.h"
+#include "idefics2.h"
 #include "plan.h"
 #include "planner.h"
 #include "pool.h"
