@@ -22,6 +22,7 @@
 #include "project.h"
 #include "prune.h"
 #include "qformer.h"
+#include "resampler.h"
 #include "shuffle.h"
 #include "weights.h"
 

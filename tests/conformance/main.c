@@ -40,7 +40,7 @@ static const method *find_method(const test_case *c)
     static const method *const families[] = { pooling_methods,      project_methods,
                                               project_conv_methods, prune_methods,
                                               idefics2_methods,     qformer_methods,
-                                              shuffle_methods };
+                                              resampler_methods,    shuffle_methods };
 
     for (size_t f = 0; f < sizeof(families) / sizeof(*families); f++)
         for (const method *m = families[f]; m->name != NULL; m++)
