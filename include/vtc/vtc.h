@@ -23,6 +23,7 @@
 #include "prune.h"
 #include "qformer.h"
 #include "resampler.h"
+#include "score.h"
 #include "shuffle.h"
 #include "weights.h"
 
