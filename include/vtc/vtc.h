@@ -15,11 +15,13 @@
 
 #include "base.h"
 #include "cost.h"
+#include "fuse.h"
 #include "plan.h"
 #include "planner.h"
 #include "pool.h"
 #include "project.h"
 #include "prune.h"
+#include "resample.h"
 #include "shuffle.h"
 #include "weights.h"
 

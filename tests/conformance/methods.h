@@ -12,10 +12,12 @@ typedef struct method {
     vtc_status (*run)(run *r);
 } method;
 
+extern const method fuse_methods[];
 extern const method pooling_methods[];
 extern const method project_methods[];
 extern const method project_conv_methods[];
 extern const method prune_methods[];
+extern const method resample_methods[];
 extern const method shuffle_methods[];
 
 #endif

@@ -1,0 +1,7 @@
+/* vtc/resample.h: the resample family, learned queries that attend to the visual tokens. */
+#ifndef VTC_RESAMPLE_H
+#define VTC_RESAMPLE_H
+
+#include "perceiver.h"
+
+#endif
