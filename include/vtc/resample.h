@@ -2,6 +2,8 @@
 #ifndef VTC_RESAMPLE_H
 #define VTC_RESAMPLE_H
 
+#include "idefics2.h"
 #include "perceiver.h"
+#include "qformer.h"
 
 #endif

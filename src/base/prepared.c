@@ -100,9 +100,7 @@ vtc_status vtci_prepared_open(const vtci_call *call, const vtc_prepared *prepare
     header want, got;
 
     if (call->query && prepared != NULL && prepared->data == NULL) {
-        /* not NULL: what is laid out must seem to be there, or products would be measured as if
-         * nothing were packed; a query looks at none of it */
-        *arena = arena_at((void *)(uintptr_t)ALIGNMENT);
+        *arena = vtci_prepared_measure();
         return VTC_OK;
     }
     VTCI_TRY(check_memory(call, prepared));

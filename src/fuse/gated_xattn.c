@@ -35,7 +35,6 @@ struct locations {
 
 struct job {
     vtci_gated_xattn model;
-    vtci_stage stage;
     vtci_rows x, y;    /* [B, L, D]                                          */
     vtci_items source; /* media, or keys and values                          */
     bool is_encoded;   /* keys and values                                    */
@@ -292,7 +291,7 @@ static void copy_key(void *p, size_t index, size_t worker)
 }
 
 /* at->kv, which a block of later rows of the same batch item finds as the first has left it. */
-static void make_keys(struct block *at, vtci_stage *stage)
+static void make_keys(struct block *at, vtci_steps *steps)
 {
     const struct job *job = at->job;
     const vtci_items kv = scratch_items(at);
@@ -306,13 +305,13 @@ static void make_keys(struct block *at, vtci_stage *stage)
     if (at->l != 0)
         return;
     if (job->is_encoded) {
-        vtci_stage_tasks(stage, at->n_batch * job->n_keys, copy_key, at);
+        vtci_steps_tasks(steps, at->n_batch * job->n_keys, copy_key, at);
         return;
     }
     if (media.data != NULL)
         media.data += at->b * media.batch_stride;
     for (size_t b = 0; b < at->n_batch; b++)
-        vtci_gated_xattn_encode(&job->model, stage, &media, &kv, b);
+        vtci_gated_xattn_encode(&job->model, steps, &media, &kv, b);
 }
 
 /* ---- steps ----------------------------------------------------------------------------------- */
@@ -391,19 +390,19 @@ static void store_rows(void *p, size_t index, size_t worker)
     }
 }
 
-static void normalize(const struct block *at, vtci_stage *stage, const vtc_norm *norm)
+static void normalize(const struct block *at, vtci_steps *steps, const vtc_norm *norm)
 {
     const struct job *job = at->job;
-    const vtci_norm normed = { .x = stacked(at, job->h, job->model.d),
-                               .y = stacked(at, job->u, job->model.d),
-                               .kind = VTC_NORM_LAYER,
-                               .norm = norm,
-                               .eps = job->model.params.eps };
+    vtci_norm normed = { .x = stacked(at, job->h, job->model.d),
+                         .y = stacked(at, job->u, job->model.d),
+                         .kind = VTC_NORM_LAYER,
+                         .norm = norm,
+                         .eps = job->model.params.eps };
 
-    vtci_stage_norm(stage, normed);
+    vtci_steps_norm(steps, &normed);
 }
 
-static void attend(struct block *at, vtci_stage *stage)
+static void attend(struct block *at, vtci_steps *steps)
 {
     const struct job *job = at->job;
     const size_t d_head = job->model.inner / job->model.params.heads;
@@ -417,57 +416,56 @@ static void attend(struct block *at, vtci_stage *stage)
         attention.sees.range = job->range;
         attention.sees.range_batch_stride = at->n_rows;
     }
-    vtci_stage_attention(stage, attention);
+    vtci_steps_attention(steps, &attention);
     if (job->is_masked)
-        vtci_stage_tasks(stage, at->n_batch, gather_mean, at);
+        vtci_steps_tasks(steps, at->n_batch, gather_mean, at);
 }
 
-static void run_attention(struct block *at, vtci_stage *stage)
+static void run_attention(struct block *at, vtci_steps *steps)
 {
     const struct job *job = at->job;
     const vtci_gated_xattn *model = &job->model;
     const vtc_gated_xattn_weights *w = model->weights;
 
     if (job->is_masked)
-        vtci_stage_tasks(stage, at->n_batch, find_ranges, at);
-    make_keys(at, stage);
-    normalize(at, stage, &w->attn_norm);
-    vtci_stage_product(stage, vtci_linear_product(stacked(at, job->u, model->d), &w->to_q,
-                                                  &model->q, stacked(at, job->q, model->inner)));
-    attend(at, stage);
-    vtci_stage_product(stage, vtci_linear_product(stacked(at, job->heads, model->inner), &w->to_out,
-                                                  &model->out, stacked(at, job->u, model->d)));
-    vtci_stage_tasks(stage, vtci_ceil_div(n_rows(at), TASK_ROWS), add_attention, at);
+        vtci_steps_tasks(steps, at->n_batch, find_ranges, at);
+    make_keys(at, steps);
+    normalize(at, steps, &w->attn_norm);
+    vtci_steps_linear(steps, stacked(at, job->u, model->d), &w->to_q, &model->q,
+                      stacked(at, job->q, model->inner));
+    attend(at, steps);
+    vtci_steps_linear(steps, stacked(at, job->heads, model->inner), &w->to_out, &model->out,
+                      stacked(at, job->u, model->d));
+    vtci_steps_tasks(steps, vtci_ceil_div(n_rows(at), TASK_ROWS), add_attention, at);
 }
 
-static void run_feed_forward(struct block *at, vtci_stage *stage)
+static void run_feed_forward(struct block *at, vtci_steps *steps)
 {
     const struct job *job = at->job;
     const vtci_gated_xattn *model = &job->model;
     const vtc_gated_xattn_weights *w = model->weights;
     vtci_gemm up;
 
-    normalize(at, stage, &w->ff_norm);
+    normalize(at, steps, &w->ff_norm);
     up = vtci_linear_product(stacked(at, job->u, model->d), &w->ff_up, &model->up,
                              stacked(at, job->hidden, model->hidden));
     up.act = (vtci_activation)model->params.act;
-    vtci_stage_product(stage, up);
-    vtci_stage_product(stage,
-                       vtci_linear_product(stacked(at, job->hidden, model->hidden), &w->ff_down,
-                                           &model->down, stacked(at, job->u, model->d)));
-    vtci_stage_tasks(stage, vtci_ceil_div(n_rows(at), TASK_ROWS), store_rows, at);
+    vtci_steps_gemm(steps, &up);
+    vtci_steps_linear(steps, stacked(at, job->hidden, model->hidden), &w->ff_down, &model->down,
+                      stacked(at, job->u, model->d));
+    vtci_steps_tasks(steps, vtci_ceil_div(n_rows(at), TASK_ROWS), store_rows, at);
 }
 
-static void run_block(struct job *job, vtci_stage *stage, size_t b, size_t l)
+static void run_block(struct job *job, vtci_steps *steps, size_t b, size_t l)
 {
     struct block at = { .job = job, .b = b, .l = l };
 
     at.n_batch = vtci_min(job->block_batch, job->x.n_batch - b);
     at.n_rows = vtci_min(job->block_rows, job->x.n_rows - l);
-    vtci_stage_tasks(stage, vtci_ceil_div(n_rows(&at), TASK_ROWS), load_rows, &at);
+    vtci_steps_tasks(steps, vtci_ceil_div(n_rows(&at), TASK_ROWS), load_rows, &at);
     if (job->n_keys != 0)
-        run_attention(&at, stage);
-    run_feed_forward(&at, stage);
+        run_attention(&at, steps);
+    run_feed_forward(&at, steps);
 }
 
 /* ---- scratch and run ------------------------------------------------------------------------- */
@@ -477,15 +475,13 @@ static float *take(vtci_arena *arena, size_t rows, size_t n_cols)
     return vtci_take(arena, vtci_mul(rows, n_cols), sizeof(float));
 }
 
-static void lay_out(vtci_arena *arena, const vtci_call *call, struct job *job)
+static void lay_out(vtci_arena *arena, struct job *job)
 {
     const vtci_gated_xattn *model = &job->model;
     const size_t rows = vtci_mul(job->block_batch, job->block_rows);
     const size_t n_masked = job->is_masked ? rows : 0;
     const size_t n_keys = job->in_place ? 0 : vtci_mul(job->block_batch, job->n_keys);
 
-    if (is_idle(job))
-        return;
     job->h = take(arena, rows, model->d);
     job->u = take(arena, rows, model->d);
     job->q = take(arena, rows, model->inner);
@@ -494,12 +490,20 @@ static void lay_out(vtci_arena *arena, const vtci_call *call, struct job *job)
     job->kv = take(arena, n_keys, 2 * model->inner);
     job->range = vtci_take(arena, vtci_mul(2, n_masked), sizeof(*job->range));
     job->blind = vtci_take(arena, n_masked, sizeof(*job->blind));
-    vtci_stage_open(&job->stage, call, arena);
-    /* a shorter block may want larger tiles */
-    run_block(job, &job->stage, 0, 0);
-    run_block(job, &job->stage, (job->x.n_batch - 1) / job->block_batch * job->block_batch,
-              (job->x.n_rows - 1) / job->block_rows * job->block_rows);
-    vtci_stage_close(&job->stage, arena);
+}
+
+static vtci_arena measure(const vtci_call *call, struct job *job)
+{
+    vtci_steps steps = vtci_steps_measure(call);
+
+    if (!is_idle(job)) {
+        lay_out(&steps.arena, job);
+        /* a shorter block may want larger tiles */
+        run_block(job, &steps, 0, 0);
+        run_block(job, &steps, (job->x.n_batch - 1) / job->block_batch * job->block_batch,
+                  (job->x.n_rows - 1) / job->block_rows * job->block_rows);
+    }
+    return vtci_steps_used(&steps);
 }
 
 static float open_gate(const vtc_tensor *gate)
@@ -509,16 +513,18 @@ static float open_gate(const vtc_tensor *gate)
     return tanhf(*vtci_load_row(gate->data, gate->dtype, 1, &tmp));
 }
 
-static void run(struct job *job)
+static void run(const vtci_call *call, struct job *job)
 {
+    vtci_steps steps = vtci_steps_in(call);
+
     if (is_idle(job))
         return;
-    job->stage.runs = true;
+    lay_out(&steps.arena, job);
     job->attn_gate = open_gate(&job->model.weights->attn_gate);
     job->ff_gate = open_gate(&job->model.weights->ff_gate);
     for (size_t b = 0; b < job->x.n_batch; b += job->block_batch)
         for (size_t l = 0; l < job->x.n_rows; l += job->block_rows)
-            run_block(job, &job->stage, b, l);
+            run_block(job, &steps, b, l);
 }
 
 /* ---- public ---------------------------------------------------------------------------------- */
@@ -536,8 +542,7 @@ vtc_status vtc_gated_xattn_scratch(const vtc_gated_xattn_params *params,
 
     VTCI_TRY(vtci_begin_query(&call, "vtc_gated_xattn_scratch", exec, bytes));
     VTCI_TRY(open_job(&call, params, weights, prepared, x, media, kv, locations, y, &job));
-    arena = vtci_arena_open(&call);
-    lay_out(&arena, &call, &job);
+    arena = measure(&call, &job);
     return vtci_end_query(&call, &arena, bytes);
 }
 
@@ -552,9 +557,8 @@ vtc_status vtc_gated_xattn(const vtc_gated_xattn_params *params,
 
     VTCI_TRY(vtci_begin(&call, "vtc_gated_xattn", exec));
     VTCI_TRY(open_job(&call, params, weights, prepared, x, media, kv, locations, y, &job));
-    arena = vtci_arena_open(&call);
-    lay_out(&arena, &call, &job);
+    arena = measure(&call, &job);
     VTCI_TRY(vtci_arena_check(&call, &arena));
-    run(&job);
+    run(&call, &job);
     return VTC_OK;
 }

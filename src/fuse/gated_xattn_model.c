@@ -232,17 +232,15 @@ static vtci_rows by_item(const vtci_items *items, size_t b)
     return rows;
 }
 
-void vtci_gated_xattn_encode(const vtci_gated_xattn *model, vtci_stage *stage,
+void vtci_gated_xattn_encode(const vtci_gated_xattn *model, vtci_steps *steps,
                              const vtci_items *media, const vtci_items *kv, size_t b)
 {
-    vtci_stage_product(stage, vtci_linear_product(by_item(media, b), &model->weights->to_kv,
-                                                  &model->kv, by_item(kv, b)));
+    vtci_steps_linear(steps, by_item(media, b), &model->weights->to_kv, &model->kv, by_item(kv, b));
 }
 
 struct encoding {
     vtci_gated_xattn model;
     vtci_items media, kv;
-    vtci_stage stage;
 };
 
 static vtc_status open_encoding(const vtci_call *call, const vtc_gated_xattn_params *params,
@@ -269,11 +267,12 @@ static vtc_status open_encoding(const vtci_call *call, const vtc_gated_xattn_par
     return vtci_check_gemm(call, vtci_mul(e->kv.n_items, e->kv.n_tokens), 1, 1);
 }
 
-static void lay_out(vtci_arena *arena, const vtci_call *call, struct encoding *e)
+static vtci_arena measure(const vtci_call *call, const struct encoding *e)
 {
-    vtci_stage_open(&e->stage, call, arena);
-    vtci_gated_xattn_encode(&e->model, &e->stage, &e->media, &e->kv, 0);
-    vtci_stage_close(&e->stage, arena);
+    vtci_steps steps = vtci_steps_measure(call);
+
+    vtci_gated_xattn_encode(&e->model, &steps, &e->media, &e->kv, 0);
+    return vtci_steps_used(&steps);
 }
 
 vtc_status vtc_gated_xattn_encode_media_scratch(const vtc_gated_xattn_params *params,
@@ -288,8 +287,7 @@ vtc_status vtc_gated_xattn_encode_media_scratch(const vtc_gated_xattn_params *pa
 
     VTCI_TRY(vtci_begin_query(&call, "vtc_gated_xattn_encode_media_scratch", exec, bytes));
     VTCI_TRY(open_encoding(&call, params, weights, prepared, media, kv, &e));
-    arena = vtci_arena_open(&call);
-    lay_out(&arena, &call, &e);
+    arena = measure(&call, &e);
     return vtci_end_query(&call, &arena, bytes);
 }
 
@@ -300,16 +298,16 @@ vtc_status vtc_gated_xattn_encode_media(const vtc_gated_xattn_params *params,
 {
     vtci_call call;
     vtci_arena arena;
+    vtci_steps steps;
     struct encoding e;
 
     VTCI_TRY(vtci_begin(&call, "vtc_gated_xattn_encode_media", exec));
     VTCI_TRY(open_encoding(&call, params, weights, prepared, media, kv, &e));
-    arena = vtci_arena_open(&call);
-    lay_out(&arena, &call, &e);
+    arena = measure(&call, &e);
     VTCI_TRY(vtci_arena_check(&call, &arena));
-    e.stage.runs = true;
+    steps = vtci_steps_in(&call);
     for (size_t b = 0; b < e.kv.n_batch; b++)
-        vtci_gated_xattn_encode(&e.model, &e.stage, &e.media, &e.kv, b);
+        vtci_gated_xattn_encode(&e.model, &steps, &e.media, &e.kv, b);
     return VTC_OK;
 }
 

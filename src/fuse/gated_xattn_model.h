@@ -4,7 +4,7 @@
 
 #include "../../include/vtc/gated_xattn.h"
 #include "../base/prepared.h"
-#include "../linalg/stage.h"
+#include "../linalg/steps.h"
 
 typedef struct vtci_gated_xattn {
     vtc_gated_xattn_params params;
@@ -36,7 +36,7 @@ vtci_items vtci_items_of(const vtc_tensor *t);
 bool vtci_items_as_rows(const vtci_items *items, size_t b, size_t n, vtci_rows *rows);
 
 /* Keys and values of one batch item. */
-void vtci_gated_xattn_encode(const vtci_gated_xattn *model, vtci_stage *stage,
+void vtci_gated_xattn_encode(const vtci_gated_xattn *model, vtci_steps *steps,
                              const vtci_items *media, const vtci_items *kv, size_t b);
 
 #endif

@@ -43,7 +43,6 @@ struct media {
 
 struct job {
     vtci_perceiver model;
-    vtci_stage stage;
     struct media x;
     vtc_tensor y; /* of rank 4 */
     size_t n_items, n_tokens;
@@ -146,7 +145,7 @@ static void choose_block(struct job *job)
     layer =
         vtci_mul(vtci_mul(job->block_items, vtci_add(job->n_tokens, model->m)), 2 * model->inner);
     job->group = 1;
-    if (model->folded != NULL)
+    if (model->is_folded)
         job->group = vtci_max(1, vtci_min(model->weights->n_layers, GROUP_FLOATS / layer));
 }
 
@@ -271,17 +270,17 @@ static const float *widened(const vtc_tensor *t, size_t d, float *tmp)
 }
 
 /* The block's media, with the gain of a norm or without. */
-static void normalize_media(struct block *at, vtci_stage *stage, const vtc_norm *norm)
+static void normalize_media(struct block *at, vtci_steps *steps, const vtc_norm *norm)
 {
     const struct job *job = at->job;
     const size_t d = job->model.d;
 
     at->gain = at->bias = NULL;
-    if (norm != NULL && stage->runs) {
+    if (norm != NULL && !steps->measure) {
         at->gain = widened(&norm->weight, d, job->gain);
         at->bias = widened(&norm->bias, d, job->gain + d);
     }
-    vtci_stage_tasks(stage, vtci_ceil_div(at->n * job->n_tokens, TASK_ROWS), normalize_tokens, at);
+    vtci_steps_tasks(steps, vtci_ceil_div(at->n * job->n_tokens, TASK_ROWS), normalize_tokens, at);
 }
 
 static vtci_rows media_rows(const struct block *at)
@@ -294,7 +293,7 @@ static vtci_rows media_rows(const struct block *at)
 }
 
 /* Keys and values of the media for a group of layers that begins with this one. */
-static void project_folded(struct block *at, vtci_stage *stage, size_t layer)
+static void project_folded(struct block *at, vtci_steps *steps, size_t layer)
 {
     const struct job *job = at->job;
     const vtci_perceiver *model = &job->model;
@@ -306,25 +305,24 @@ static void project_folded(struct block *at, vtci_stage *stage, size_t layer)
                                             kv_rows(at, layer, 0, job->n_tokens, 0, width));
 
     product.bias = vtci_float_rows(vtci_skip(model->folded_bias, layer * per_layer), 1, width);
-    vtci_stage_product(stage, product);
+    vtci_steps_gemm(steps, &product);
 }
 
 /* Keys and values of the media for this layer. */
-static void project_media(struct block *at, vtci_stage *stage, size_t layer,
+static void project_media(struct block *at, vtci_steps *steps, size_t layer,
                           const vtci_packed *packed)
 {
     const struct job *job = at->job;
     const vtc_perceiver_layer *weights = &job->model.weights->layers[layer];
 
-    if (job->model.folded != NULL) {
+    if (job->model.is_folded) {
         if (layer % job->group == 0)
-            project_folded(at, stage, layer);
+            project_folded(at, steps, layer);
         return;
     }
-    normalize_media(at, stage, &weights->norm_media);
-    vtci_stage_product(stage, vtci_linear_product(media_rows(at), &weights->to_kv, packed,
-                                                  kv_rows(at, layer, 0, job->n_tokens, 0,
-                                                          2 * job->model.inner)));
+    normalize_media(at, steps, &weights->norm_media);
+    vtci_steps_linear(steps, media_rows(at), &weights->to_kv, packed,
+                      kv_rows(at, layer, 0, job->n_tokens, 0, 2 * job->model.inner));
 }
 
 /* ---- latents --------------------------------------------------------------------------------- */
@@ -347,37 +345,35 @@ static void set_latent(void *p, size_t index, size_t worker)
     }
 }
 
-static void normalize_latents(const struct block *at, vtci_stage *stage, const float *z,
+static void normalize_latents(const struct block *at, vtci_steps *steps, const float *z,
                               const vtc_norm *norm)
 {
     const struct job *job = at->job;
-    const vtci_norm normed = { .x = stacked(at, z, job->model.d),
-                               .y = stacked(at, job->u, job->model.d),
-                               .kind = VTC_NORM_LAYER,
-                               .norm = norm,
-                               .eps = job->model.params.eps };
+    vtci_norm normed = { .x = stacked(at, z, job->model.d),
+                         .y = stacked(at, job->u, job->model.d),
+                         .kind = VTC_NORM_LAYER,
+                         .norm = norm,
+                         .eps = job->model.params.eps };
 
-    vtci_stage_norm(stage, normed);
+    vtci_steps_norm(steps, &normed);
 }
 
 /* Queries, keys and values of the latents. */
-static void project_latents(const struct block *at, vtci_stage *stage, size_t layer,
+static void project_latents(const struct block *at, vtci_steps *steps, size_t layer,
                             const vtci_perceiver_packed *packed)
 {
     const struct job *job = at->job;
     const vtci_perceiver *model = &job->model;
     const vtc_perceiver_layer *weights = &model->weights->layers[layer];
 
-    normalize_latents(at, stage, job->z, &weights->norm_latents);
-    vtci_stage_product(stage, vtci_linear_product(stacked(at, job->u, model->d), &weights->to_q,
-                                                  &packed->q, stacked(at, job->q, model->inner)));
-    vtci_stage_product(stage, vtci_linear_product(by_item(at, job->u, model->d), &weights->to_kv,
-                                                  &packed->kv,
-                                                  kv_rows(at, layer, job->n_tokens, model->m, 0,
-                                                          2 * model->inner)));
+    normalize_latents(at, steps, job->z, &weights->norm_latents);
+    vtci_steps_linear(steps, stacked(at, job->u, model->d), &weights->to_q, &packed->q,
+                      stacked(at, job->q, model->inner));
+    vtci_steps_linear(steps, by_item(at, job->u, model->d), &weights->to_kv, &packed->kv,
+                      kv_rows(at, layer, job->n_tokens, model->m, 0, 2 * model->inner));
 }
 
-static void attend(const struct block *at, vtci_stage *stage, size_t layer)
+static void attend(const struct block *at, vtci_steps *steps, size_t layer)
 {
     const struct job *job = at->job;
     const size_t inner = job->model.inner, heads = job->model.params.heads;
@@ -390,16 +386,16 @@ static void attend(const struct block *at, vtci_stage *stage, size_t layer)
     if (layer == 0)
         q.batch_stride = 0; /* the same for all items */
 
-    const vtci_attention attention = { .q = vtci_heads_of_rows(&q, heads),
-                                       .k = vtci_heads_of_rows(&k, heads),
-                                       .v = vtci_heads_of_rows(&v, heads),
-                                       .y = vtci_heads_of_rows(&y, heads),
-                                       .scale = 1.0f / sqrtf((float)(inner / heads)) };
+    vtci_attention attention = { .q = vtci_heads_of_rows(&q, heads),
+                                 .k = vtci_heads_of_rows(&k, heads),
+                                 .v = vtci_heads_of_rows(&v, heads),
+                                 .y = vtci_heads_of_rows(&y, heads),
+                                 .scale = 1.0f / sqrtf((float)(inner / heads)) };
 
-    vtci_stage_attention(stage, attention);
+    vtci_steps_attention(steps, &attention);
 }
 
-static void run_layer(struct block *at, vtci_stage *stage, size_t layer,
+static void run_layer(struct block *at, vtci_steps *steps, size_t layer,
                       const vtci_perceiver_packed *packed)
 {
     const struct job *job = at->job;
@@ -408,65 +404,65 @@ static void run_layer(struct block *at, vtci_stage *stage, size_t layer,
     const size_t d = model->d;
     vtci_gemm out, up, down;
 
-    project_media(at, stage, layer, &packed->kv);
+    project_media(at, steps, layer, &packed->kv);
     if (layer > 0)
-        project_latents(at, stage, layer, packed);
-    attend(at, stage, layer);
+        project_latents(at, steps, layer, packed);
+    attend(at, steps, layer);
     out = vtci_linear_product(stacked(at, job->heads, model->inner), &weights->to_out, &packed->out,
                               stacked(at, job->attended, d));
     out.residual = stacked(at, job->z, d);
-    vtci_stage_product(stage, out);
+    vtci_steps_gemm(steps, &out);
 
-    normalize_latents(at, stage, job->attended, &weights->ff_norm);
+    normalize_latents(at, steps, job->attended, &weights->ff_norm);
     up = vtci_linear_product(stacked(at, job->u, d), &weights->ff_up, &packed->up,
                              stacked(at, job->hidden, model->hidden));
     up.act = (vtci_activation)model->params.act;
-    vtci_stage_product(stage, up);
+    vtci_steps_gemm(steps, &up);
     down = vtci_linear_product(stacked(at, job->hidden, model->hidden), &weights->ff_down,
                                &packed->down, stacked(at, job->z, d));
     down.residual = stacked(at, job->attended, d);
-    vtci_stage_product(stage, down);
+    vtci_steps_gemm(steps, &down);
 }
 
 /* The last norm writes an item's rows of y. */
-static void finish_item(const struct block *at, vtci_stage *stage, size_t i)
+static void finish_item(const struct block *at, vtci_steps *steps, size_t i)
 {
     const struct job *job = at->job;
     const vtc_tensor *y = &job->y;
     const size_t item = at->first + i, size = vtc_dtype_size(y->dtype);
     const size_t begin = item / y->dim[1] * y->stride[0] + item % y->dim[1] * y->stride[1];
-    const vtci_norm norm = {
+    vtci_norm norm = {
         .x = vtci_float_rows(vtci_skip(job->z, i * job->model.m * job->model.d), job->model.m,
                              job->model.d),
-        .y = { stage->runs ? (char *)y->data + begin * size : NULL, y->dtype, 1, y->dim[2],
+        .y = { !steps->measure ? (char *)y->data + begin * size : NULL, y->dtype, 1, y->dim[2],
                y->dim[3], 0, y->stride[2] * size },
         .kind = VTC_NORM_LAYER,
         .norm = &job->model.weights->norm,
         .eps = job->model.params.eps,
     };
 
-    vtci_stage_norm(stage, norm);
+    vtci_steps_norm(steps, &norm);
 }
 
 /* ---- blocks ---------------------------------------------------------------------------------- */
 
-static void run_block(struct job *job, vtci_stage *stage, size_t first)
+static void run_block(struct job *job, vtci_steps *steps, size_t first)
 {
     struct block at = { job, first, vtci_min(job->block_items, job->n_items - first), NULL, NULL };
     vtci_arena layers = job->model.layers;
 
-    if (job->model.folded != NULL)
-        normalize_media(&at, stage, NULL);
-    vtci_stage_tasks(stage, job->model.m, set_latent, &at);
+    if (job->model.is_folded)
+        normalize_media(&at, steps, NULL);
+    vtci_steps_tasks(steps, job->model.m, set_latent, &at);
     for (size_t i = 0; i < job->model.weights->n_layers; i++) {
         vtci_perceiver_packed packed = { 0 };
 
         if (job->model.is_prepared)
             packed = vtci_perceiver_take_layer(&layers, &job->model, i);
-        run_layer(&at, stage, i, &packed);
+        run_layer(&at, steps, i, &packed);
     }
     for (size_t i = 0; i < at.n; i++)
-        finish_item(&at, stage, i);
+        finish_item(&at, steps, i);
 }
 
 static float *take(vtci_arena *arena, size_t n_rows, size_t n_cols)
@@ -479,8 +475,6 @@ static void lay_out(vtci_arena *arena, const vtci_call *call, struct job *job)
     vtci_perceiver *model = &job->model;
     const size_t items = job->block_items, rows = vtci_mul(items, model->m);
 
-    if (is_idle(job))
-        return;
     if (!model->is_prepared)
         vtci_perceiver_take_first(arena, model);
     job->media = take(arena, vtci_mul(items, job->n_tokens), model->d);
@@ -495,24 +489,34 @@ static void lay_out(vtci_arena *arena, const vtci_call *call, struct job *job)
     job->gain = take(arena, 2, model->d);
     job->slices =
         vtci_take_slices(arena, call, vtci_mul(model->d, sizeof(float)), &job->slice_stride);
-    vtci_stage_open(&job->stage, call, arena);
-    if (!model->is_prepared)
-        vtci_perceiver_make_first(model, &job->stage, job->u);
-    /* a shorter block may want larger tiles */
-    run_block(job, &job->stage, 0);
-    run_block(job, &job->stage, (job->n_items - 1) / items * items);
-    vtci_stage_close(&job->stage, arena);
 }
 
-static void run(struct job *job)
+static vtci_arena measure(const vtci_call *call, struct job *job)
 {
+    vtci_steps steps = vtci_steps_measure(call);
+
+    if (!is_idle(job)) {
+        lay_out(&steps.arena, call, job);
+        if (!job->model.is_prepared)
+            vtci_perceiver_make_first(&job->model, &steps, job->u);
+        /* a shorter block may want larger tiles */
+        run_block(job, &steps, 0);
+        run_block(job, &steps, (job->n_items - 1) / job->block_items * job->block_items);
+    }
+    return vtci_steps_used(&steps);
+}
+
+static void run(const vtci_call *call, struct job *job)
+{
+    vtci_steps steps = vtci_steps_in(call);
+
     if (is_idle(job))
         return;
-    job->stage.runs = true;
+    lay_out(&steps.arena, call, job);
     if (!job->model.is_prepared)
-        vtci_perceiver_make_first(&job->model, &job->stage, job->u);
+        vtci_perceiver_make_first(&job->model, &steps, job->u);
     for (size_t first = 0; first < job->n_items; first += job->block_items)
-        run_block(job, &job->stage, first);
+        run_block(job, &steps, first);
 }
 
 /* ---- public ---------------------------------------------------------------------------------- */
@@ -528,8 +532,7 @@ vtc_status vtc_perceiver_scratch(const vtc_perceiver_params *params,
 
     VTCI_TRY(vtci_begin_query(&call, "vtc_perceiver_scratch", exec, bytes));
     VTCI_TRY(open_job(&call, params, weights, prepared, x, y, &job));
-    arena = vtci_arena_open(&call);
-    lay_out(&arena, &call, &job);
+    arena = measure(&call, &job);
     return vtci_end_query(&call, &arena, bytes);
 }
 
@@ -543,9 +546,8 @@ vtc_status vtc_perceiver(const vtc_perceiver_params *params, const vtc_perceiver
 
     VTCI_TRY(vtci_begin(&call, "vtc_perceiver", exec));
     VTCI_TRY(open_job(&call, params, weights, prepared, x, y, &job));
-    arena = vtci_arena_open(&call);
-    lay_out(&arena, &call, &job);
+    arena = measure(&call, &job);
     VTCI_TRY(vtci_arena_check(&call, &arena));
-    run(&job);
+    run(&call, &job);
     return VTC_OK;
 }

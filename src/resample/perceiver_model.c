@@ -147,28 +147,26 @@ void vtci_perceiver_take_first(vtci_arena *arena, vtci_perceiver *model)
     model->first_kv = vtci_take(arena, vtci_mul(2, floats), sizeof(float));
 }
 
-void vtci_perceiver_make_first(const vtci_perceiver *model, vtci_stage *stage, float *u)
+void vtci_perceiver_make_first(const vtci_perceiver *model, vtci_steps *steps, float *u)
 {
     const vtc_perceiver_layer *layer = model->weights->layers;
     const vtci_rows normed = vtci_float_rows(u, model->m, model->d);
-    const vtci_norm norm = { .x = vtci_rows_of(&model->weights->latents),
-                             .y = normed,
-                             .kind = VTC_NORM_LAYER,
-                             .norm = &layer->norm_latents,
-                             .eps = model->params.eps };
+    vtci_norm norm = { .x = vtci_rows_of(&model->weights->latents),
+                       .y = normed,
+                       .kind = VTC_NORM_LAYER,
+                       .norm = &layer->norm_latents,
+                       .eps = model->params.eps };
 
-    vtci_stage_norm(stage, norm);
-    vtci_stage_product(stage, vtci_linear_product(normed, &layer->to_q, NULL,
-                                                  vtci_float_rows(model->first_q, model->m,
-                                                                  model->inner)));
-    vtci_stage_product(stage, vtci_linear_product(normed, &layer->to_kv, NULL,
-                                                  vtci_float_rows(model->first_kv, model->m,
-                                                                  2 * model->inner)));
+    vtci_steps_norm(steps, &norm);
+    vtci_steps_linear(steps, normed, &layer->to_q, NULL,
+                      vtci_float_rows(model->first_q, model->m, model->inner));
+    vtci_steps_linear(steps, normed, &layer->to_kv, NULL,
+                      vtci_float_rows(model->first_kv, model->m, 2 * model->inner));
 }
 
 /* ---- prepared objects ------------------------------------------------------------------------ */
 
-bool vtci_perceiver_folds(const vtci_perceiver *model)
+static bool folds(const vtci_perceiver *model)
 {
     /* a gain times a 16-bit weight has no place in 16 bits */
     for (size_t i = 0; i < model->weights->n_layers; i++)
@@ -214,7 +212,8 @@ void vtci_perceiver_take_prepared(vtci_arena *arena, vtci_perceiver *model)
     const size_t rows = vtci_mul(n_layers, 2 * model->inner);
 
     vtci_perceiver_take_first(arena, model);
-    if (vtci_perceiver_folds(model)) {
+    model->is_folded = folds(model);
+    if (model->is_folded) {
         model->folded = vtci_take(arena, vtci_mul(rows, model->d), sizeof(float));
         model->folded_bias = vtci_take(arena, rows, sizeof(float));
     }

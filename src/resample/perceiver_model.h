@@ -4,7 +4,7 @@
 
 #include "../../include/vtc/perceiver.h"
 #include "../base/prepared.h"
-#include "../linalg/stage.h"
+#include "../linalg/steps.h"
 
 /* One layer's packed weights; without panels when nothing is prepared. */
 typedef struct vtci_perceiver_packed {
@@ -20,11 +20,11 @@ typedef struct vtci_perceiver {
      * and values [M, 2 inner]. */
     float *first_q, *first_kv;
 
-    /* All to_kv with the gains of norm_media, [layers, 2 inner, D], and what its biases come to,
-     * [layers, 2 inner]; NULL: not folded. */
-    float *folded, *folded_bias;
-
     bool is_prepared;
+    /* All to_kv with the gains of norm_media, [layers, 2 inner, D], and what its biases come to,
+     * [layers, 2 inner]. */
+    bool is_folded;
+    float *folded, *folded_bias;
     vtci_arena layers; /* where the layers' packed weights begin */
 } vtci_perceiver;
 
@@ -34,14 +34,11 @@ VTC_NODISCARD vtc_status vtci_perceiver_open(const vtci_call *call,
                                              const vtc_perceiver_weights *weights,
                                              const vtc_tensor *y, vtci_perceiver *model);
 
-/* Whether a prepared object holds folded keys and values. */
-bool vtci_perceiver_folds(const vtci_perceiver *model);
-
 /* Takes first_q and first_kv. */
 void vtci_perceiver_take_first(vtci_arena *arena, vtci_perceiver *model);
 
 /* first_q and first_kv, by way of u [M, D]. */
-void vtci_perceiver_make_first(const vtci_perceiver *model, vtci_stage *stage, float *u);
+void vtci_perceiver_make_first(const vtci_perceiver *model, vtci_steps *steps, float *u);
 
 vtci_prepared_key vtci_perceiver_key(const vtci_perceiver *model);
 

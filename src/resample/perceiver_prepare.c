@@ -18,7 +18,6 @@ struct preparation {
     vtci_perceiver model;
     float *u;    /* [M, D]                                */
     float *norm; /* [2, D] gain and bias of a layer, wide */
-    vtci_stage stage;
 };
 
 static vtc_status open_preparation(const vtci_call *call, const vtc_perceiver_params *params,
@@ -27,13 +26,20 @@ static vtc_status open_preparation(const vtci_call *call, const vtc_perceiver_pa
     return vtci_perceiver_open(call, params, weights, NULL, &p->model);
 }
 
-static void lay_out(vtci_arena *arena, const vtci_call *call, struct preparation *p)
+/* The first step, and what scratch there is for all. */
+static void make_first(struct preparation *p, vtci_steps *steps)
 {
-    p->u = vtci_take(arena, vtci_mul(p->model.m, p->model.d), sizeof(float));
-    p->norm = vtci_take(arena, vtci_mul(2, p->model.d), sizeof(float));
-    vtci_stage_open(&p->stage, call, arena);
-    vtci_perceiver_make_first(&p->model, &p->stage, p->u);
-    vtci_stage_close(&p->stage, arena);
+    p->u = vtci_take(&steps->arena, vtci_mul(p->model.m, p->model.d), sizeof(float));
+    p->norm = vtci_take(&steps->arena, vtci_mul(2, p->model.d), sizeof(float));
+    vtci_perceiver_make_first(&p->model, steps, p->u);
+}
+
+static vtci_arena measure(const vtci_call *call, struct preparation *p)
+{
+    vtci_steps steps = vtci_steps_measure(call);
+
+    make_first(p, &steps);
+    return vtci_steps_used(&steps);
 }
 
 /* ---- folding --------------------------------------------------------------------------------- */
@@ -84,15 +90,15 @@ static void pack_layer(const vtci_call *call, const vtci_perceiver_packed *packe
 
 static void fill(const vtci_call *call, struct preparation *p)
 {
+    vtci_steps steps = vtci_steps_in(call);
     vtci_arena layers = p->model.layers;
 
-    p->stage.runs = true;
-    vtci_perceiver_make_first(&p->model, &p->stage, p->u);
+    make_first(p, &steps);
     for (size_t i = 0; i < p->model.weights->n_layers; i++) {
         const vtci_perceiver_packed packed = vtci_perceiver_take_layer(&layers, &p->model, i);
 
         pack_layer(call, &packed, &p->model.weights->layers[i]);
-        if (p->model.folded != NULL)
+        if (p->model.is_folded)
             fold_layer(call, p, i);
     }
 }
@@ -124,8 +130,7 @@ vtc_status vtc_perceiver_prepare_scratch(const vtc_perceiver_params *params,
 
     VTCI_TRY(vtci_begin_query(&call, "vtc_perceiver_prepare_scratch", exec, bytes));
     VTCI_TRY(open_preparation(&call, params, weights, &p));
-    arena = vtci_arena_open(&call);
-    lay_out(&arena, &call, &p);
+    arena = measure(&call, &p);
     return vtci_end_query(&call, &arena, bytes);
 }
 
@@ -158,8 +163,7 @@ vtc_status vtc_perceiver_prepare(const vtc_perceiver_params *params,
     vtci_perceiver_take_prepared(&object, &p.model);
     VTCI_TRY(vtci_prepared_check_room(&call, prepared, &object));
     VTCI_TRY(check_apart(&call, prepared, weights));
-    scratch = vtci_arena_open(&call);
-    lay_out(&scratch, &call, &p);
+    scratch = measure(&call, &p);
     VTCI_TRY(vtci_arena_check(&call, &scratch));
     fill(&call, &p);
 
