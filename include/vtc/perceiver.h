@@ -111,7 +111,7 @@ VTC_API VTC_NODISCARD vtc_status vtc_perceiver_scratch(const vtc_perceiver_param
  * SCRATCH on error; for a prepared object also VTC_ERR_DATA and VTC_ERR_UNSUPPORTED. Checked
  * against: OpenFlamingo's and flamingo-pytorch's PerceiverResampler as published. At OpenFlamingo's
  * size with random weights every element is within 4e-6 of a double-precision run
- * (|y| up to 6). No released checkpoint was run.
+ * (|y| up to 7). No released checkpoint was run.
  * Source: Alayrac et al., "Flamingo: a Visual Language Model for Few-Shot Learning", NeurIPS 2022,
  * section 3.1; Awadalla et al., "OpenFlamingo", 2023.
  */
