@@ -108,9 +108,9 @@ VTC_API VTC_NODISCARD vtc_status vtc_perceiver_scratch(const vtc_perceiver_param
  *
  * With a prepared object and without the results agree within rounding, and each gives the same
  * bits for any number of workers. Returns VTC_ERR_NULL, DTYPE, SHAPE, RANGE, OVERLAP, OVERFLOW or
- * SCRATCH on error; for a prepared object also VTC_ERR_DATA and VTC_ERR_UNSUPPORTED. Checked
- * against: OpenFlamingo's and flamingo-pytorch's PerceiverResampler as published. At OpenFlamingo's
- * size with random weights every element is within 4e-6 of a double-precision run
+ * SCRATCH on error; for a prepared object also VTC_ERR_DATA and VTC_ERR_UNSUPPORTED.
+ * Checked against: OpenFlamingo's and flamingo-pytorch's PerceiverResampler as published. At
+ * OpenFlamingo's size with random weights every element is within 4e-6 of a double-precision run
  * (|y| up to 7). No released checkpoint was run.
  * Source: Alayrac et al., "Flamingo: a Visual Language Model for Few-Shot Learning", NeurIPS 2022,
  * section 3.1; Awadalla et al., "OpenFlamingo", 2023.
