@@ -238,6 +238,46 @@ def last_row_careful():
     return run
 
 
+class PerceiverLayer(nn.Module if torch else object):
+    """OpenFlamingo's PerceiverAttention and FeedForward for one media item, without biases."""
+
+    def __init__(self, dim=1024, inner=512):
+        super().__init__()
+        self.norm_media, self.norm_latents = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.to_q = nn.Linear(dim, inner, bias=False)
+        self.to_kv = nn.Linear(dim, 2 * inner, bias=False)
+        self.to_out = nn.Linear(inner, dim, bias=False)
+        self.feed_forward = nn.Sequential(
+            nn.LayerNorm(dim), nn.Linear(dim, 4 * dim, bias=False), nn.GELU(),
+            nn.Linear(4 * dim, dim, bias=False))
+
+    def heads(self, rows):
+        return rows.view(-1, 8, 64).transpose(0, 1)
+
+    def forward(self, x, latents):
+        media, normed = self.norm_media(x), self.norm_latents(latents)
+        q = self.heads(self.to_q(normed)) * 64 ** -0.5
+        k, v = self.to_kv(torch.cat((media, normed), 0)).chunk(2, -1)
+        logits = q @ self.heads(k).transpose(-1, -2)
+        weights = (logits - logits.amax(-1, keepdim=True)).softmax(-1)
+        gathered = (weights @ self.heads(v)).transpose(0, 1).reshape(-1, 512)
+        latents = self.to_out(gathered) + latents
+        return self.feed_forward(latents) + latents
+
+
+def perceiver_published():
+    """OpenFlamingo's PerceiverResampler: an image of 256 tokens, six layers, 64 latents."""
+    x, latents, norm = torch.randn(256, 1024), torch.randn(64, 1024), nn.LayerNorm(1024)
+    layers = [PerceiverLayer() for _ in range(6)]
+
+    def run():
+        z = latents
+        for layer in layers:
+            z = layer(x, z)
+        return norm(z)
+    return run
+
+
 def caches():
     kept = torch.randperm(704)[:192].sort()[0]
     return [torch.rand(32, 704, 128) for _ in range(64)], kept
@@ -373,6 +413,8 @@ WORKLOADS = [
     Workload("last row 32x704x128", "score/last_row_32x704x128",
              last_row_published, last_row_careful, 11.5,
              {**at_most(1.0, threads=[1]), **at_most(0.6, threads=[2])}),
+    Workload("Perceiver 256x1024 -> 64", "resample/perceiver_256x1024_64_f32",
+             perceiver_published, None, 253, at_most(0.75)),
     Workload("K/V gather 64x32x704x128->192", "kv/gather_64x32x704x128_192_f32",
              gather_published, gather_careful, 940, at_most(0.6, threads=[2])),
     Workload("LayerNorm 576x1024", "kernels/layer_norm_576x1024",

@@ -15,7 +15,7 @@
 
 #include "base.h"
 #include "cost.h"
-#include "idefics2.h"
+#include "fuse.h"
 #include "plan.h"
 #include "planner.h"
 #include "pool.h"
@@ -24,6 +24,7 @@
 #include "qformer.h"
 #include "resampler.h"
 #include "score.h"
+#include "resample.h"
 #include "shuffle.h"
 #include "weights.h"
 
