@@ -32,6 +32,16 @@ typedef struct vtci_kernels {
     /* sum of x[i] * y[i] */
     float (*dot)(const float *x, const float *y, size_t n);
 
+    /*
+     * y[a * y_stride + b] = sum over s < n_segments, i < n of x[a][s * x_step + i] *
+     * z[b][s * z_step + i], for a < n_x and b < n_z: all products of some rows with others, where a
+     * row may lie in segments (the heads of a token). The bits of one sum depend on its two rows,
+     * on n_segments and on n alone, not on its place among the others: equal rows give equal sums,
+     * which sgemm does not promise.
+     */
+    void (*dots)(float *y, size_t y_stride, const float *const *x, size_t n_x, size_t x_step,
+                 const float *const *z, size_t n_z, size_t z_step, size_t n_segments, size_t n);
+
     /* y[i] = a * x[i]; y may be x */
     void (*scale)(float *y, const float *x, float a, size_t n);
 
