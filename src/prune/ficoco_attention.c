@@ -12,7 +12,7 @@
 
 #include <string.h>
 
-enum { SHARED = VTCI_PROBS_ROWS, BRIDGED = 16 }; /* rows of one task */
+enum { SHARED = VTCI_PROBS_ROWS, BLOCK = 16 }; /* rows of one task */
 
 static float logit_factor(const vtci_ficoco *f)
 {
@@ -126,14 +126,15 @@ struct panel {
     size_t begin, n;
 };
 
-static void fold_row(void *job, size_t index, size_t worker)
+static void fold_rows(void *job, size_t index, size_t worker)
 {
     const struct panel *p = job;
     const vtci_ficoco *f = p->f;
 
     (void)worker;
-    vtci_logits_fold(&f->l, f->q_first + (size_t)f->order[p->begin + index], logit_factor(f),
-                     f->x + index * f->l.n_groups * f->l.width);
+    for (size_t a = index * BLOCK; a < vtci_min((index + 1) * BLOCK, p->n); a++)
+        vtci_logits_fold(&f->l, f->q_first + (size_t)f->order[p->begin + a], logit_factor(f),
+                         f->x + a * f->l.n_groups * f->l.width);
 }
 
 /* gamma x + bridge c sum over text of S_ik q_k, of one head of one row. */
@@ -162,10 +163,10 @@ static void bridge_row(const vtci_ficoco *f, size_t group, size_t a)
 static void bridge_rows(void *job, size_t index, size_t worker)
 {
     const struct panel *p = job;
-    const size_t n_blocks = vtci_ceil_div(p->n, BRIDGED), begin = index % n_blocks * BRIDGED;
+    const size_t n_blocks = vtci_ceil_div(p->n, BLOCK), begin = index % n_blocks * BLOCK;
 
     (void)worker;
-    for (size_t a = begin; a < vtci_min(begin + BRIDGED, p->n); a++)
+    for (size_t a = begin; a < vtci_min(begin + BLOCK, p->n); a++)
         bridge_row(p->f, index / n_blocks, a);
 }
 
@@ -173,10 +174,10 @@ static void correlate_logits(struct panel *p)
 {
     vtci_ficoco *f = p->f;
 
-    vtci_parallel(f->call, p->n, fold_row, p);
+    vtci_parallel(f->call, vtci_ceil_div(p->n, BLOCK), fold_rows, p);
     if (f->bridged) {
         vtci_logits_of_keys(&f->l, f->x, p->n, NULL, f->text, f->n_text, f->text_logit, f->n_text);
-        vtci_parallel(f->call, f->l.n_groups * vtci_ceil_div(p->n, BRIDGED), bridge_rows, p);
+        vtci_parallel(f->call, f->l.n_groups * vtci_ceil_div(p->n, BLOCK), bridge_rows, p);
     }
     vtci_logits_of_keys(&f->l, f->x, p->n, f->columns, 0, f->n_columns, f->c, f->n_columns);
 }

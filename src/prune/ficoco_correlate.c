@@ -15,7 +15,10 @@
 #include <math.h>
 #include <string.h>
 
-enum { FEW = 8 }; /* places for which inserting beats a heap over the whole row */
+enum {
+    FEW = 8,   /* places for which inserting beats a heap over the whole row */
+    BLOCK = 16 /* rows of one task                                           */
+};
 
 enum { GOOD = 0, NOT_A_NUMBER = 1, INFINITE = 2, NO_SUM = 3 };
 
@@ -82,16 +85,13 @@ static int32_t count_above(const vtci_ficoco *f, const float *best)
 
 struct panel {
     vtci_ficoco *f;
-    size_t begin;
+    size_t begin, n;
 };
 
-static void rank_row(void *job, size_t index, size_t worker)
+static void rank_row(vtci_ficoco *f, size_t rank, float *c, int32_t *order)
 {
-    const struct panel *p = job;
-    vtci_ficoco *f = p->f;
-    const size_t n = f->n_columns, rank = p->begin + index;
-    float *c = f->c + index * n, *best = f->best + rank * f->n_best;
-    int32_t *order = (int32_t *)(void *)(f->slices + worker * f->slice_stride);
+    const size_t n = f->n_columns;
+    float *best = f->best + rank * f->n_best;
 
     f->bad[rank] = vtci_find_nan(c, n) == n ? GOOD : NOT_A_NUMBER;
     f->n_above[rank] = 0;
@@ -103,6 +103,16 @@ static void rank_row(void *job, size_t index, size_t worker)
     find_best(c, n, f->n_best, best, f->best_column + rank * f->n_best, order);
     if (f->official)
         f->n_above[rank] = count_above(f, best);
+}
+
+static void rank_rows(void *job, size_t index, size_t worker)
+{
+    const struct panel *p = job;
+    vtci_ficoco *f = p->f;
+    int32_t *order = (int32_t *)(void *)(f->slices + worker * f->slice_stride);
+
+    for (size_t a = index * BLOCK; a < vtci_min((index + 1) * BLOCK, p->n); a++)
+        rank_row(f, p->begin + a, f->c + a * f->n_columns, order);
 }
 
 /* From correlations to shares that add up to 1. */
@@ -153,10 +163,10 @@ vtc_status vtci_ficoco_correlate(vtci_ficoco *f)
     vtci_ficoco_prepare_text(f);
     for (size_t begin = 0; begin < f->r; begin += VTCI_FICOCO_PANEL) {
         const size_t n = vtci_min(VTCI_FICOCO_PANEL, f->r - begin);
-        struct panel p = { f, begin };
+        struct panel p = { f, begin, n };
 
         vtci_ficoco_correlations(f, begin, n);
-        vtci_parallel(f->call, n, rank_row, &p);
+        vtci_parallel(f->call, vtci_ceil_div(n, BLOCK), rank_rows, &p);
     }
     for (size_t rank = 0; rank < f->r; rank++)
         VTCI_TRY(check_row(f, rank));

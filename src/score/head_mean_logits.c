@@ -5,7 +5,7 @@
 
 #include <math.h>
 
-enum { PANEL = 64 }; /* query rows that are folded together */
+enum { PANEL = 64, BLOCK = 16 }; /* query rows that are folded together, and by one task */
 
 struct chosen {
     vtci_logits l;
@@ -73,23 +73,31 @@ static void lay_out(vtci_arena *arena, struct chosen *c)
         vtci_take(arena, c->y.dtype == VTC_F32 ? 0 : vtci_mul(n, c->n_columns), sizeof(*c->tile));
 }
 
-static void fold_row(void *job, size_t index, size_t worker)
+static size_t panel_rows(const struct chosen *c)
+{
+    return vtci_min(PANEL, c->n_rows - c->begin);
+}
+
+static void fold_rows(void *job, size_t index, size_t worker)
 {
     const struct chosen *c = job;
-    const size_t at = c->begin + index, i = c->rows == NULL ? at : (size_t)c->rows[at];
 
     (void)worker;
-    vtci_logits_fold(&c->l, i, c->l.scale / (float)c->l.n_heads,
-                     c->x + index * c->l.n_groups * c->l.width);
+    for (size_t a = index * BLOCK; a < vtci_min((index + 1) * BLOCK, panel_rows(c)); a++) {
+        const size_t at = c->begin + a, i = c->rows == NULL ? at : (size_t)c->rows[at];
+
+        vtci_logits_fold(&c->l, i, c->l.scale / (float)c->l.n_heads,
+                         c->x + a * c->l.n_groups * c->l.width);
+    }
 }
 
 static void multiply_panel(struct chosen *c)
 {
-    const size_t n = vtci_min(PANEL, c->n_rows - c->begin);
+    const size_t n = panel_rows(c);
     const bool direct = c->y.dtype == VTC_F32;
     float *y = direct ? (float *)(void *)vtci_row(&c->y, 0, c->begin) : c->tile;
 
-    vtci_parallel(c->l.call, n, fold_row, c);
+    vtci_parallel(c->l.call, vtci_ceil_div(n, BLOCK), fold_rows, c);
     vtci_logits_of_keys(&c->l, c->x, n, c->columns, 0, c->n_columns, y,
                         direct ? c->y.row_stride / sizeof(float) : c->n_columns);
     for (size_t i = 0; !direct && i < n; i++)
