@@ -83,7 +83,7 @@ static void sum_logits(vtci_ficoco *f, float weight, float text_weight, float *y
     const float c = logit_factor(f), weights[2] = { c * weight, c * text_weight };
     const float *totals[2] = { f->key_total, f->key_total + width };
 
-    vtci_key_sum(&f->l, f->k_first - f->l.k.apart.n_rows, f->n, f->key_partial, f->key_total);
+    vtci_key_sum(&f->l, f->k_first, f->n, f->key_partial, f->key_total);
     if (f->n_text != 0)
         vtci_key_sum(&f->l, f->text, f->n_text, f->key_partial, f->key_total + width);
     vtci_kernels_get()->combine(f->row_term, totals, weights, f->n_text == 0 ? 1 : 2, width, 0);
