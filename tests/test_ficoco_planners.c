@@ -207,6 +207,35 @@ static void parameters_are_set_by_name(void **state)
     assert_int_equal(v_table.profile, VTC_FICOCO_PAPER);
 }
 
+/* Counts and scratch of sizes that no memory holds are errors or large numbers, never wrapped. */
+static void enormous_sizes_do_not_wrap(void **state)
+{
+    vtc_ficoco_v_params params = make_v_params(VTC_FICOCO_FIXED, (size_t)-1);
+    vtc_ficoco_v_inputs in = VTC_FICOCO_V_INPUTS_INIT;
+    const size_t dim[3] = { 1, (size_t)1 << 40, 1 };
+    const vtc_tensor q = vtc_tensor_nd(NULL, VTC_F32, 3, dim);
+    vtc_plan_count count;
+    size_t bytes;
+
+    (void)state;
+    params.eps = 1.0f;
+    assert_int_equal(vtc_ficoco_v_count(&params, (size_t)-1, VTC_FICOCO_CLS_NONE, &count, NULL),
+                     VTC_OK);
+    assert_int_equal(count.n_out, 0);
+    params.n_discard = 5;
+    assert_int_equal(vtc_ficoco_v_count(&params, (size_t)-1, VTC_FICOCO_CLS_NONE, &count, NULL),
+                     VTC_OK);
+    assert_true(count.n_nnz == (size_t)-1 || count.n_nnz == count.n_out + 5);
+    params.eps = 0.0f;
+    assert_int_equal(vtc_ficoco_v_count(&params, (size_t)-1, VTC_FICOCO_CLS_NONE, &count, NULL),
+                     VTC_OK);
+    assert_true(count.n_nnz == (size_t)-1);
+    params.n_discard = (size_t)1 << 39;
+    in.cls = VTC_FICOCO_CLS_NONE;
+    in.q = in.k = &q;
+    assert_int_equal(vtc_ficoco_v_scratch(&params, &in, NULL, &bytes), VTC_ERR_OVERFLOW);
+}
+
 /* ---- V, then L ------------------------------------------------------------------------------- */
 
 typedef struct two_steps {
@@ -355,6 +384,7 @@ int main(void)
         cmocka_unit_test(bad_data_of_the_last_image_leave_the_plan_untouched),
         cmocka_unit_test(what_a_row_lacks_is_refused),
         cmocka_unit_test(parameters_are_set_by_name),
+        cmocka_unit_test(enormous_sizes_do_not_wrap),
         cmocka_unit_test(v_then_l_is_their_composition),
         cmocka_unit_test(a_schedule_meets_its_target),
     };

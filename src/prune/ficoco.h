@@ -72,6 +72,7 @@ typedef struct vtci_ficoco {
     float *text_rows;       /* [n_text, n] PROBS: A[text][visual]                       */
     float *row_term;        /* [max(H, G) d] a vector that all queries meet             */
     float *key_total;       /* [G d]                                                    */
+    float *x_cls;           /* [G d] the query of [CLS]                                 */
     float *key_partial;     /* of vtci_key_sum()                                        */
     float *ones;            /* [n] or text                                              */
     char *slices;           /* per worker: rows of S widened, sums over text, an order  */
@@ -115,12 +116,9 @@ void vtci_ficoco_lay_out_attention(vtci_arena *arena, vtci_ficoco *f);
 
 /* ---- attention ------------------------------------------------------------------------------- */
 
-/* y[i] = weight * sum of S[q_first + i][k_first .. k_first + n - 1], and for each of n_text > 0
- * also text_weight * the sum over text: all candidates, any form. */
-void vtci_ficoco_row_sums(vtci_ficoco *f, float weight, float text_weight, float *y);
-
-/* y[j] = S[row][k_first + j] for j < n. */
-void vtci_ficoco_one_row(vtci_ficoco *f, size_t row, float *y);
+/* y[i] = weight * sum of S[q_first + i][k_first .. k_first + n - 1] + text_weight * that over the
+ * text, for all candidates; and cls[j] = S[0][k_first + j], unless cls is NULL. */
+void vtci_ficoco_row_sums(vtci_ficoco *f, float weight, float text_weight, float *y, float *cls);
 
 /* ---- the steps ------------------------------------------------------------------------------- */
 

@@ -12,7 +12,11 @@
 
 #include <string.h>
 
-enum { SHARED = VTCI_PROBS_ROWS, BLOCK = 16 }; /* rows of one task */
+enum {
+    SHARED = VTCI_PROBS_ROWS, /* rows of one task, when each is a whole row of S        */
+    BLOCK = 16,               /* and when text is added to them                         */
+    FOLD_FLOATS = 64 << 10    /* that one task copies: less is not worth waking another */
+};
 
 static float logit_factor(const vtci_ficoco *f)
 {
@@ -77,46 +81,41 @@ static void expand(const vtci_logits *l, float *y)
 }
 
 /* The one vector whose products with the queries are the sums. */
-static void sum_logits(vtci_ficoco *f, float weight, float text_weight, float *y)
+static void sum_logits(vtci_ficoco *f, float weight, float text_weight, float *y, float *cls)
 {
     const size_t width = f->l.n_groups * f->l.width;
     const float c = logit_factor(f), weights[2] = { c * weight, c * text_weight };
     const float *totals[2] = { f->key_total, f->key_total + width };
 
-    vtci_key_sum(&f->l, f->k_first, f->n, f->key_partial, f->key_total);
+    if (cls != NULL)
+        vtci_logits_fold(&f->l, 0, c, f->x_cls);
+    vtci_key_sum(&f->l, f->k_first, f->n, cls == NULL ? NULL : f->x_cls, cls, f->key_partial,
+                 f->key_total);
     if (f->n_text != 0)
-        vtci_key_sum(&f->l, f->text, f->n_text, f->key_partial, f->key_total + width);
+        vtci_key_sum(&f->l, f->text, f->n_text, NULL, NULL, f->key_partial, f->key_total + width);
     vtci_kernels_get()->combine(f->row_term, totals, weights, f->n_text == 0 ? 1 : 2, width, 0);
     expand(&f->l, f->row_term);
     vtci_logits_of_queries(&f->l, f->row_term, 1, f->q_first, f->n, y, f->n);
 }
 
-void vtci_ficoco_row_sums(vtci_ficoco *f, float weight, float text_weight, float *y)
+void vtci_ficoco_row_sums(vtci_ficoco *f, float weight, float text_weight, float *y, float *cls)
 {
     struct row_sums s = { f, weight, text_weight, y };
+    const float *row[SHARED];
 
     if (f->n == 0)
         return;
     if (f->form == VTCI_FICOCO_LOGITS) {
-        sum_logits(f, weight, text_weight, y);
+        sum_logits(f, weight, text_weight, y, cls);
         return;
     }
     for (size_t i = 0; i < vtci_max(f->n, f->n_text); i++)
         f->ones[i] = 1.0f;
     vtci_parallel(f->call, vtci_ceil_div(f->n, SHARED), sum_rows, &s);
-}
-
-void vtci_ficoco_one_row(vtci_ficoco *f, size_t row, float *y)
-{
-    const float *loaded[SHARED];
-
-    if (f->form == VTCI_FICOCO_LOGITS) {
-        vtci_logits_fold(&f->l, row, logit_factor(f), f->key_total);
-        vtci_logits_of_keys(&f->l, f->key_total, 1, NULL, f->k_first, f->n, y, f->n);
+    if (cls == NULL)
         return;
-    }
-    load_rows(f, NULL, row, 1, loaded, 0);
-    memcpy(y, loaded[0] + f->k_first, f->n * sizeof(*y));
+    load_rows(f, NULL, 0, 1, row, 0);
+    memcpy(cls, row[0] + f->k_first, f->n * sizeof(*cls));
 }
 
 /* ---- correlations from Q and K --------------------------------------------------------------- */
@@ -126,13 +125,20 @@ struct panel {
     size_t begin, n;
 };
 
+static size_t fold_block(const vtci_ficoco *f)
+{
+    return vtci_max(1, FOLD_FLOATS / (f->l.n_groups * f->l.width));
+}
+
 static void fold_rows(void *job, size_t index, size_t worker)
 {
     const struct panel *p = job;
     const vtci_ficoco *f = p->f;
 
+    const size_t block = fold_block(f);
+
     (void)worker;
-    for (size_t a = index * BLOCK; a < vtci_min((index + 1) * BLOCK, p->n); a++)
+    for (size_t a = index * block; a < vtci_min((index + 1) * block, p->n); a++)
         vtci_logits_fold(&f->l, f->q_first + (size_t)f->order[p->begin + a], logit_factor(f),
                          f->x + a * f->l.n_groups * f->l.width);
 }
@@ -174,7 +180,7 @@ static void correlate_logits(struct panel *p)
 {
     vtci_ficoco *f = p->f;
 
-    vtci_parallel(f->call, vtci_ceil_div(p->n, BLOCK), fold_rows, p);
+    vtci_parallel(f->call, vtci_ceil_div(p->n, fold_block(f)), fold_rows, p);
     if (f->bridged) {
         vtci_logits_of_keys(&f->l, f->x, p->n, NULL, f->text, f->n_text, f->text_logit, f->n_text);
         vtci_parallel(f->call, f->l.n_groups * vtci_ceil_div(p->n, BLOCK), bridge_rows, p);
@@ -267,6 +273,7 @@ static void lay_out_logits(vtci_arena *arena, vtci_ficoco *f)
     f->text_logit = vtci_take(arena, vtci_mul(panel, f->n_text), sizeof(float));
     f->row_term = vtci_take(arena, vtci_mul(f->l.n_heads, f->l.width), sizeof(float));
     f->key_total = vtci_take(arena, vtci_mul(2, width), sizeof(float));
+    f->x_cls = vtci_take(arena, width, sizeof(float));
     f->key_partial =
         vtci_take(arena, vtci_key_sum_floats(&f->l, vtci_max(f->n, f->n_text)), sizeof(float));
 }

@@ -16,8 +16,9 @@
 #include <string.h>
 
 enum {
-    FEW = 8,   /* places for which inserting beats a heap over the whole row */
-    BLOCK = 16 /* rows of one task                                           */
+    FEW = 8,               /* places for which inserting beats a heap over the whole row */
+    BLOCK = 16,            /* rows of one task that need the heap                        */
+    SCAN_FLOATS = 32 << 10 /* of rows that one task only scans                           */
 };
 
 enum { GOOD = 0, NOT_A_NUMBER = 1, INFINITE = 2, NO_SUM = 3 };
@@ -105,13 +106,20 @@ static void rank_row(vtci_ficoco *f, size_t rank, float *c, int32_t *order)
         f->n_above[rank] = count_above(f, best);
 }
 
+static size_t block_rows(const vtci_ficoco *f)
+{
+    return f->n_best > FEW ? (size_t)BLOCK : vtci_max(1, SCAN_FLOATS / f->n_columns);
+}
+
 static void rank_rows(void *job, size_t index, size_t worker)
 {
     const struct panel *p = job;
     vtci_ficoco *f = p->f;
     int32_t *order = (int32_t *)(void *)(f->slices + worker * f->slice_stride);
 
-    for (size_t a = index * BLOCK; a < vtci_min((index + 1) * BLOCK, p->n); a++)
+    const size_t block = block_rows(f);
+
+    for (size_t a = index * block; a < vtci_min((index + 1) * block, p->n); a++)
         rank_row(f, p->begin + a, f->c + a * f->n_columns, order);
 }
 
@@ -166,7 +174,7 @@ vtc_status vtci_ficoco_correlate(vtci_ficoco *f)
         struct panel p = { f, begin, n };
 
         vtci_ficoco_correlations(f, begin, n);
-        vtci_parallel(f->call, vtci_ceil_div(n, BLOCK), rank_rows, &p);
+        vtci_parallel(f->call, vtci_ceil_div(n, block_rows(f)), rank_rows, &p);
     }
     for (size_t rank = 0; rank < f->r; rank++)
         VTCI_TRY(check_row(f, rank));

@@ -153,7 +153,7 @@ static vtc_status filter(struct l *l)
         weight /= (float)vtci_max(1, f->n);
     if (l->mean_text)
         text_weight /= (float)vtci_max(1, f->n_text);
-    vtci_ficoco_row_sums(f, weight, text_weight, f->score);
+    vtci_ficoco_row_sums(f, weight, text_weight, f->score, NULL);
     for (size_t i = 0; f->official && i < vtci_min(l->params.protect, f->n); i++)
         f->score[i] = -INFINITY;
     return vtci_ficoco_check_scores(f);

@@ -215,14 +215,11 @@ static double inverse_norm(const float *x, size_t n)
     return 1.0 / fmax(sqrt(sum), 1e-12);
 }
 
-static vtc_status attention_of_cls(struct v *v)
+/* What stands for the attention of a [CLS] that is not there. */
+static vtc_status substitute_cls(struct v *v)
 {
     vtci_ficoco *f = &v->f;
 
-    if (has_cls(v)) {
-        vtci_ficoco_one_row(f, 0, f->a_cls);
-        return VTC_OK;
-    }
     v->cosine.y = f->a_cls;
 
     const size_t bad = vtci_key_cosine_run(&v->cosine);
@@ -237,8 +234,9 @@ static vtc_status filter(struct v *v)
     vtci_ficoco *f = &v->f;
     double a_weight = 1.0 - v->lam, p_weight = v->lam;
 
-    VTCI_TRY(attention_of_cls(v));
-    vtci_ficoco_row_sums(f, 1.0f / (float)f->n, 0.0f, f->score);
+    if (!has_cls(v))
+        VTCI_TRY(substitute_cls(v));
+    vtci_ficoco_row_sums(f, 1.0f / (float)f->n, 0.0f, f->score, has_cls(v) ? f->a_cls : NULL);
     if (v->l2) {
         a_weight *= inverse_norm(f->a_cls, f->n);
         p_weight *= inverse_norm(f->score, f->n);

@@ -207,7 +207,8 @@ void vtci_logits_of_queries(const vtci_logits *l, const float *x, size_t n_x, si
 struct key_sum {
     const vtci_logits *l;
     size_t first, n;
-    float *partial; /* [blocks, G d] */
+    const float *x;
+    float *y, *partial; /* partial [blocks, G d] */
 };
 
 size_t vtci_key_sum_floats(const vtci_logits *l, size_t n)
@@ -222,7 +223,6 @@ static void sum_block(void *job, size_t index, size_t worker)
     const size_t d = l->width, begin = index * VTCI_LOGITS_BLOCK;
     const size_t end = vtci_min(begin + VTCI_LOGITS_BLOCK, s->n);
 
-    (void)worker;
     for (size_t g = 0; g < l->n_groups; g++) {
         vtci_combine sum;
         vtc_dtype dtype;
@@ -233,11 +233,15 @@ static void sum_block(void *job, size_t index, size_t worker)
             vtci_combine_add(&sum, vtci_head_row(&l->k, g, s->first + i, &dtype), 1.0f);
         vtci_combine_end(&sum);
     }
+    if (s->x != NULL)
+        vtci_logits_block(l, &l->k, 0, l->n_groups, s->x, 1, NULL, s->first + begin, end - begin,
+                          s->y + begin, s->n, worker);
 }
 
-void vtci_key_sum(const vtci_logits *l, size_t first, size_t n, float *partial, float *sum)
+void vtci_key_sum(const vtci_logits *l, size_t first, size_t n, const float *x, float *y,
+                  float *partial, float *sum)
 {
-    struct key_sum s = { l, first, n, partial };
+    struct key_sum s = { l, first, n, x, y, partial };
     const size_t width = l->n_groups * l->width, n_blocks = vtci_ceil_div(n, VTCI_LOGITS_BLOCK);
     vtci_combine total;
 

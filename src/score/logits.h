@@ -71,8 +71,10 @@ void vtci_logits_block(const vtci_logits *l, const vtci_head_rows *r, size_t hea
 /* Floats of the scratch memory of vtci_key_sum(). */
 size_t vtci_key_sum_floats(const vtci_logits *l, size_t n);
 
-/* sum [G d] = the sum of n rows of K from `first` on, not of the one that is apart. Parallel over
- * blocks of rows, which are added in order. */
-void vtci_key_sum(const vtci_logits *l, size_t first, size_t n, float *partial, float *sum);
+/* sum [G d] = the sum of n rows of K from `first` on, not of the one that is apart; and, while they
+ * are in cache, y[i] = x . (row first + i), x [G d], unless x is NULL. Parallel over blocks of
+ * rows, whose sums are added in order. */
+void vtci_key_sum(const vtci_logits *l, size_t first, size_t n, const float *x, float *y,
+                  float *partial, float *sum);
 
 #endif

@@ -9,11 +9,14 @@
 
 vtci_quantile vtci_quantile_rank(size_t n, float q)
 {
-    const float place = q * (float)(n - 1);
     const size_t last = n - 1;
-    vtci_quantile rank = { (size_t)floorf(place), (size_t)ceilf(place), place - floorf(place) };
+    const float place = q * (float)last;
+    vtci_quantile rank = { last, last, 0.0 };
 
-    rank.lo = vtci_min(rank.lo, last); /* (float)(n - 1) may be above n - 1 */
+    if (place < (float)last)
+        rank =
+            (vtci_quantile){ (size_t)floorf(place), (size_t)ceilf(place), place - floorf(place) };
+    rank.lo = vtci_min(rank.lo, last); /* (float)last may be above last */
     rank.hi = vtci_min(rank.hi, last);
     return rank;
 }
