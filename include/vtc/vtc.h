@@ -15,12 +15,16 @@
 
 #include "base.h"
 #include "cost.h"
+#include "fuse.h"
 #include "plan.h"
 #include "planner.h"
 #include "pool.h"
 #include "project.h"
 #include "prune.h"
+#include "qformer.h"
+#include "resampler.h"
 #include "score.h"
+#include "resample.h"
 #include "shuffle.h"
 #include "weights.h"
 

@@ -26,6 +26,8 @@ typedef enum vtci_activation {
     VTCI_N_ACTIVATIONS
 } vtci_activation;
 
+enum { VTCI_PANEL = 16 }; /* columns, see multiply_panels */
+
 typedef struct vtci_kernels {
     const char *name; /* "c", "avx2", "avx512", "neon" */
 
@@ -41,6 +43,15 @@ typedef struct vtci_kernels {
      */
     void (*dots)(float *y, size_t y_stride, const float *const *x, size_t n_x, size_t x_step,
                  const float *const *z, size_t n_z, size_t z_step, size_t n_segments, size_t n);
+
+    /*
+     * C [m, 16 n_panels] = A [m, k] B, with B cut into panels of 16 columns, each dense: [n_panels,
+     * k, 16]. For matrices of a few dozen rows, where sgemm spends a quarter of its time packing.
+     * Each element is one chain of multiply-adds over k in order: its bits depend on its row of A
+     * and its column of B alone, not on where they stand.
+     */
+    void (*multiply_panels)(float *c, size_t ldc, const float *a, size_t lda, const float *panels,
+                            size_t m, size_t n_panels, size_t k);
 
     /* y[i] = a * x[i]; y may be x */
     void (*scale)(float *y, const float *x, float a, size_t n);
@@ -88,6 +99,11 @@ typedef struct vtci_kernels {
      * that is -inf throughout gives NaN, as in PyTorch. n >= 1. */
     void (*softmax)(float *p, const float *x, const float *bias, float scale, size_t n);
 
+    /* p[i] = exp(scale * x[i] - top), 1 where that is more; returns their sum. p may be x. Softmax
+     * before its division when `top` is the largest logit, and after it when `top` is the logarithm
+     * of the sum. Values below 2^-126 are 0. */
+    float (*exp_sum)(float *p, const float *x, float scale, float top, size_t n);
+
     /*
      * y[i] = act(x[i] + bias[i]) (bias NULL: none). y may be x. NaN stays NaN; -inf gives NaN where
      * the formula multiplies it by 0, as in PyTorch. Results are within
@@ -120,6 +136,15 @@ typedef struct vtci_kernels {
     void (*f32_to_f16)(uint16_t *y, const float *x, size_t n);
     void (*bf16_to_f32)(float *y, const uint16_t *x, size_t n);
     void (*f32_to_bf16)(uint16_t *y, const float *x, size_t n);
+
+    /*
+     * A tile of a matrix product: C [gemm_rows, gemm_cols] = A B, or C += A B when `accumulate`.
+     * Both operands are packed: column p of A is the gemm_rows floats at a + p * gemm_rows, row p
+     * of B the gemm_cols floats at b + p * gemm_cols. Each sum is formed over p in order.
+     */
+    size_t gemm_rows, gemm_cols;
+    void (*gemm_tile)(float *c, size_t ldc, const float *a, const float *b, size_t k,
+                      int accumulate);
 
     /*
      * Copies to[r] = from[r], `bytes` each, for r < n_rows in order; neither row of a pair may

@@ -6,6 +6,7 @@
  *   ATTRIBUTES  what lets a function use the instructions: __attribute__((target("avx2,fma")))
  *   VL          floats per vector
  *   vec         type of a vector of VL floats
+ *   GEMM_ROWS, GEMM_VECTORS  sums of a matrix tile that fit the registers
  *
  * and, as static inline functions (m is a number of lanes, 0 < m <= VL; those from m on must
  * not touch memory):
@@ -32,7 +33,8 @@
  *   void stream_end(void)                       stores from here on are seen after those
  *
  * It then defines the table vtci_kernels<SUFFIX>. Sums are formed in an order that depends on the
- * length alone. function_template.h, which has exp() and the norms, is the second half of it.
+ * length alone. function_template.h, which has exp() and the norms, and gemm_template.h are
+ * parts of it.
  */
 #include "kernels.h"
 
@@ -86,84 +88,50 @@ ATTRIBUTES static float KERNEL(dot)(const float *x, const float *y, size_t n)
     return sum_lanes(add(add(s0, s1), add(s2, s3)));
 }
 
-/* ---- all products of rows with rows -----------------------------------------------------------
- */
+/* Rows of a tile: with one panel of columns that is 12 vectors in flight, or 24 of 4 floats. */
+enum { TILE_ROWS = VL == 16 ? 12 : 6, TILE_VECTORS = VTCI_PANEL / VL };
 
-enum { TILE_X = 3, TILE_Z = 8 }; /* rows of a tile at most; at most 12 sums fit the registers */
-
-struct KERNEL(tile) {
-    float *y;
-    size_t y_stride;
-    const float *const *x, *const *z;
-    size_t x_step, z_step, n_segments, n;
-};
-
-/* Adds m products of a vector to each sum. n_x and n_z are constants where this is called. */
-INLINE void KERNEL(tile_step)(vec sum[TILE_X][TILE_Z], const float *const *x, const float *const *z,
-                              size_t i, size_t m, const size_t n_x, const size_t n_z)
+/* `rows` is a constant where this vanishes into its caller, and the sums stay in registers. */
+INLINE void KERNEL(multiply_tile)(float *c, size_t ldc, const float *a, size_t lda,
+                                  const float *panel, size_t rows, size_t k)
 {
-    vec v[TILE_X];
+    vec sum[TILE_ROWS][TILE_VECTORS];
 
-    for (size_t a = 0; a < n_x; a++)
-        v[a] = m == VL ? load(x[a] + i) : load_some(x[a] + i, m, 0.0f);
-    for (size_t b = 0; b < n_z; b++) {
-        const vec w = m == VL ? load(z[b] + i) : load_some(z[b] + i, m, 0.0f);
+    for (size_t r = 0; r < rows; r++)
+        for (size_t v = 0; v < TILE_VECTORS; v++)
+            sum[r][v] = fill(0.0f);
+    for (size_t l = 0; l < k; l++, panel += VTCI_PANEL) {
+        vec b[TILE_VECTORS];
 
-        for (size_t a = 0; a < n_x; a++)
-            sum[a][b] = fma3(v[a], w, sum[a][b]);
+        for (size_t v = 0; v < TILE_VECTORS; v++)
+            b[v] = load(panel + v * VL);
+        for (size_t r = 0; r < rows; r++) {
+            const vec x = fill(a[r * lda + l]);
+
+            for (size_t v = 0; v < TILE_VECTORS; v++)
+                sum[r][v] = fma3(x, b[v], sum[r][v]);
+        }
     }
+    for (size_t r = 0; r < rows; r++)
+        for (size_t v = 0; v < TILE_VECTORS; v++)
+            store(c + r * ldc + v * VL, sum[r][v]);
 }
 
-/* One vector of sums for each pair, whatever the size of the tile: so a pair's place is not seen.
- */
-INLINE void KERNEL(dots_tile)(const struct KERNEL(tile) * t, const size_t n_x, const size_t n_z)
+/* A panel stays in the first-level cache while all rows pass it. */
+ATTRIBUTES static void KERNEL(multiply_panels)(float *c, size_t ldc, const float *a, size_t lda,
+                                               const float *panels, size_t m, size_t n_panels,
+                                               size_t k)
 {
-    const float *x[TILE_X], *z[TILE_Z];
-    vec sum[TILE_X][TILE_Z];
-
-    for (size_t a = 0; a < n_x; a++)
-        for (size_t b = 0; b < n_z; b++)
-            sum[a][b] = fill(0.0f);
-    for (size_t s = 0; s < t->n_segments; s++) {
+    for (size_t j = 0; j < n_panels; j++, c += VTCI_PANEL, panels += k * VTCI_PANEL) {
         size_t i = 0;
 
-        for (size_t a = 0; a < n_x; a++)
-            x[a] = t->x[a] + s * t->x_step;
-        for (size_t b = 0; b < n_z; b++)
-            z[b] = t->z[b] + s * t->z_step;
-        for (; t->n - i >= VL; i += VL)
-            KERNEL(tile_step)(sum, x, z, i, VL, n_x, n_z);
-        if (i < t->n)
-            KERNEL(tile_step)(sum, x, z, i, t->n - i, n_x, n_z);
+        for (; m - i >= TILE_ROWS; i += TILE_ROWS)
+            KERNEL(multiply_tile)(c + i * ldc, ldc, a + i * lda, lda, panels, TILE_ROWS, k);
+        for (; m - i >= 4; i += 4)
+            KERNEL(multiply_tile)(c + i * ldc, ldc, a + i * lda, lda, panels, 4, k);
+        for (; i < m; i++)
+            KERNEL(multiply_tile)(c + i * ldc, ldc, a + i * lda, lda, panels, 1, k);
     }
-    for (size_t a = 0; a < n_x; a++)
-        for (size_t b = 0; b < n_z; b++)
-            t->y[a * t->y_stride + b] = sum_lanes(sum[a][b]);
-}
-
-/* Rows of x against a few of z, which stay in the first-level cache. */
-INLINE void KERNEL(dots_rows)(struct KERNEL(tile) t, size_t n_x, const size_t n_z)
-{
-    for (; n_x >= TILE_X; n_x -= TILE_X, t.x += TILE_X, t.y += TILE_X * t.y_stride)
-        KERNEL(dots_tile)(&t, TILE_X, n_z);
-    for (; n_x > 0; n_x--, t.x++, t.y += t.y_stride)
-        KERNEL(dots_tile)(&t, 1, n_z);
-}
-
-/* The wide tiles are for a single row: fewer sums would wait for each other. */
-ATTRIBUTES static void KERNEL(dots)(float *y, size_t y_stride, const float *const *x, size_t n_x,
-                                    size_t x_step, const float *const *z, size_t n_z, size_t z_step,
-                                    size_t n_segments, size_t n)
-{
-    enum { STEP = 4 };
-    struct KERNEL(tile) t = { y, y_stride, x, z, x_step, z_step, n_segments, n };
-
-    for (; n_x == 1 && n_z >= TILE_Z; n_z -= TILE_Z, t.z += TILE_Z, t.y += TILE_Z)
-        KERNEL(dots_tile)(&t, 1, TILE_Z);
-    for (; n_z >= STEP; n_z -= STEP, t.z += STEP, t.y += STEP)
-        KERNEL(dots_rows)(t, n_x, STEP);
-    for (; n_z > 0; n_z--, t.z++, t.y++)
-        KERNEL(dots_rows)(t, n_x, 1);
 }
 
 ATTRIBUTES static void KERNEL(scale)(float *y, const float *x, float a, size_t n)
@@ -301,7 +269,9 @@ ATTRIBUTES static size_t KERNEL(first_at_least)(const float *x, size_t n, float 
     return n;
 }
 
+#include "dots_template.h"
 #include "function_template.h"
+#include "gemm_template.h"
 
 /* ---- copies ---------------------------------------------------------------------------------- */
 
@@ -402,6 +372,7 @@ const vtci_kernels JOIN(vtci_kernels, SUFFIX) = {
     .name = NAME,
     .dot = KERNEL(dot),
     .dots = KERNEL(dots),
+    .multiply_panels = KERNEL(multiply_panels),
     .scale = KERNEL(scale),
     .add = KERNEL(add),
     .multiply = KERNEL(multiply),
@@ -415,6 +386,7 @@ const vtci_kernels JOIN(vtci_kernels, SUFFIX) = {
     .max = KERNEL(max),
     .first_at_least = KERNEL(first_at_least),
     .softmax = KERNEL(softmax),
+    .exp_sum = KERNEL(exp_sum),
     .activate = KERNEL(activate),
     .layer_norm = KERNEL(layer_norm),
     .rms_norm = KERNEL(rms_norm),
@@ -422,5 +394,8 @@ const vtci_kernels JOIN(vtci_kernels, SUFFIX) = {
     .f32_to_f16 = KERNEL(f32_to_f16),
     .bf16_to_f32 = KERNEL(bf16_to_f32),
     .f32_to_bf16 = KERNEL(f32_to_bf16),
+    .gemm_rows = GEMM_ROWS,
+    .gemm_cols = GEMM_VECTORS * VL,
+    .gemm_tile = KERNEL(gemm_tile),
     .stream_rows = KERNEL(stream_rows),
 };

@@ -160,7 +160,7 @@ static void bridge_row(const vtci_ficoco *f, size_t group, size_t a)
         for (size_t h = group * n_shared; h < (group + 1) * n_shared; h++) {
             vtc_dtype dtype;
 
-            vtci_combine_add(&sum, vtci_head_row(&l->q, h, f->text + k, &dtype), c * logit[k]);
+            vtci_combine_add(&sum, vtci_head_rows_at(&l->q, h, f->text + k, &dtype), c * logit[k]);
         }
     vtci_combine_end(&sum);
 }

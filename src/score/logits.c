@@ -21,7 +21,7 @@ size_t vtci_head_rows_count(const vtci_head_rows *r)
     return r->apart.n_rows + r->main.n_rows;
 }
 
-const char *vtci_head_row(const vtci_head_rows *r, size_t h, size_t i, vtc_dtype *dtype)
+const char *vtci_head_rows_at(const vtci_head_rows *r, size_t h, size_t i, vtc_dtype *dtype)
 {
     const vtci_heads *heads = i < r->apart.n_rows ? &r->apart : &r->main;
 
@@ -101,10 +101,10 @@ void vtci_logits_fold(const vtci_logits *l, size_t i, float factor, float *y)
         vtci_combine sum;
         vtc_dtype dtype;
 
-        vtci_head_row(&l->q, 0, i, &dtype);
+        vtci_head_rows_at(&l->q, 0, i, &dtype);
         vtci_combine_begin(&sum, y + g * d, d, dtype, false);
         for (size_t h = g * n_shared; h < (g + 1) * n_shared; h++)
-            vtci_combine_add(&sum, vtci_head_row(&l->q, h, i, &dtype), factor);
+            vtci_combine_add(&sum, vtci_head_rows_at(&l->q, h, i, &dtype), factor);
         vtci_combine_end(&sum);
     }
 }
@@ -117,13 +117,13 @@ static const float *load_heads(const vtci_head_rows *r, size_t head, size_t n_he
     const size_t d = r->main.n_cols;
     const vtci_heads *heads = i < r->apart.n_rows ? &r->apart : &r->main;
     vtc_dtype dtype;
-    const void *row = vtci_head_row(r, head, i, &dtype);
+    const void *row = vtci_head_rows_at(r, head, i, &dtype);
 
     *step = dtype == VTC_F32 ? heads->head_stride / sizeof(float) : d;
     if (dtype == VTC_F32)
         return row;
     for (size_t h = 0; h < n_heads; h++)
-        vtci_load_row(vtci_head_row(r, head + h, i, &dtype), dtype, d, y + h * d);
+        vtci_load_row(vtci_head_rows_at(r, head + h, i, &dtype), dtype, d, y + h * d);
     return y;
 }
 
@@ -230,7 +230,7 @@ static void sum_block(void *job, size_t index, size_t worker)
         vtci_combine_begin(&sum, s->partial + (index * l->n_groups + g) * d, d, l->k.main.dtype,
                            false);
         for (size_t i = begin; i < end; i++)
-            vtci_combine_add(&sum, vtci_head_row(&l->k, g, s->first + i, &dtype), 1.0f);
+            vtci_combine_add(&sum, vtci_head_rows_at(&l->k, g, s->first + i, &dtype), 1.0f);
         vtci_combine_end(&sum);
     }
     if (s->x != NULL)

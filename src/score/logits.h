@@ -22,7 +22,7 @@ typedef struct vtci_head_rows {
 size_t vtci_head_rows_count(const vtci_head_rows *r);
 
 /* Row i of head h, and its dtype. */
-const char *vtci_head_row(const vtci_head_rows *r, size_t h, size_t i, vtc_dtype *dtype);
+const char *vtci_head_rows_at(const vtci_head_rows *r, size_t h, size_t i, vtc_dtype *dtype);
 
 typedef struct vtci_logits {
     const vtci_call *call;

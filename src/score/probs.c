@@ -54,7 +54,7 @@ const float *vtci_probs_rows(const vtci_probs *p, const int32_t *rows, size_t fi
         for (size_t a = 0; a < n; a++) {
             const size_t i = rows == NULL ? first + a : (size_t)rows[a];
             vtc_dtype dtype;
-            const void *row = vtci_head_row(&p->l->q, h, i, &dtype);
+            const void *row = vtci_head_rows_at(&p->l->q, h, i, &dtype);
             const float *loaded = vtci_load_row(row, dtype, d, x + a * d);
 
             if (loaded != x + a * d)
