@@ -224,6 +224,8 @@ def ficoco_published():
 def ficoco_careful():
     attention, x = torch.softmax(torch.rand(16, 577, 577) * 4, -1), torch.rand(577, 1024)
     return lambda: ficoco_step(attention.mean(0), x, 64, False)
+
+
 def column_mean(n_heads, n, d, causal):
     """The mean over heads and rows of a layer's whole attention, as the methods' authors do it."""
     def build():
