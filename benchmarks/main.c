@@ -10,6 +10,7 @@
 /* clang-format off */
 static const bench_case *const families[] = {
     bench_machine_cases,
+    bench_ficoco_cases,
     bench_fuse_cases,
     bench_plan_cases,
     bench_pool_cases,

@@ -39,6 +39,7 @@ static const method *find_method(const test_case *c)
 {
     /* clang-format off */
     static const method *const families[] = {
+        ficoco_methods,
         fuse_methods,
         idefics2_methods,
         pooling_methods,
