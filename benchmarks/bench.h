@@ -98,13 +98,17 @@ typedef struct bench_case {
 } bench_case;
 
 /* Tables end with a case without name. */
+extern const bench_case bench_ficoco_cases[];
 extern const bench_case bench_machine_cases[];
+extern const bench_case bench_fuse_cases[];
 extern const bench_case bench_pool_cases[];
 extern const bench_case bench_mustdrop_cases[];
 extern const bench_case bench_prune_cases[];
 extern const bench_case bench_plan_cases[];
 extern const bench_case bench_project_cases[];
 extern const bench_case bench_score_cases[];
+extern const bench_case bench_qformer_cases[];
+extern const bench_case bench_resample_cases[];
 extern const bench_case bench_shuffle_cases[];
 extern const bench_case bench_kernel_cases[];
 

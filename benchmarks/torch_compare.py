@@ -185,6 +185,47 @@ def tome_careful():
     return run
 
 
+def ficoco_step(s, x, r, published):
+    """A compressing layer of the released FiCoCo-V on head-mean attention. The published code takes
+    the softmax of every row; only those of discarded rows are used."""
+    cls, red = F.normalize(s[0, 1:], dim=0), F.normalize(s[1:, 1:].mean(1), dim=0)
+    score = 0.35 * cls - 0.65 * red
+    cells = score.view(12, 2, 12, 2).transpose(1, 2).reshape(144, 4)
+    lowest = torch.zeros_like(cells).scatter_(1, cells.argmin(1, keepdim=True), 1.0)
+    lowest = lowest.view(12, 12, 2, 2).transpose(1, 2).reshape(576) > 0
+    score = torch.where(lowest, torch.where(score > 0, score / 2, score * 2), score)
+    order = torch.cat([score.new_full((1,), math.inf), score]).argsort()
+    gone, kept = order[:r], order[r:]
+    rows = s[gone]
+    k = int((rows > torch.quantile(rows, 0.998, dim=1, keepdim=True)).sum(1).max())
+    if published:
+        value, target = F.softmax(s, -1).topk(k, -1)
+        share, target = (value / value.sum(-1, keepdim=True))[gone], target[gone].reshape(-1)
+    else:
+        value, target = rows.topk(k, -1)
+        share, target = value.softmax(-1), target.reshape(-1)
+    target = torch.where(target >= len(kept), target - r, target)
+
+    def compress(t):
+        added = (t[gone].unsqueeze(1) * share.unsqueeze(-1)).reshape(-1, t.shape[-1])
+        return t.index_select(0, kept).index_add_(0, target, added)
+    if published:
+        return compress(x) / compress(torch.ones_like(x[:, :1]))
+    y, size = compress(x), compress(torch.ones_like(x[:, :1]))
+    return y.div_(size)
+
+
+def ficoco_published():
+    """Attention is given to it, libvtc computes what it needs from Q and K."""
+    attention, x = torch.softmax(torch.rand(16, 577, 577) * 4, -1), torch.rand(577, 1024)
+    return lambda: ficoco_step(attention.mean(0), x, 64, True)
+
+
+def ficoco_careful():
+    attention, x = torch.softmax(torch.rand(16, 577, 577) * 4, -1), torch.rand(577, 1024)
+    return lambda: ficoco_step(attention.mean(0), x, 64, False)
+
+
 def column_mean(n_heads, n, d, causal):
     """The mean over heads and rows of a layer's whole attention, as the methods' authors do it."""
     def build():
@@ -236,6 +277,45 @@ def last_row_careful():
         torch.bmm(k, q, out=logits)
         return logits.squeeze(2).mul_(128 ** -0.5).softmax(1).mean(0)
     return run
+
+
+class PerceiverLayer(nn.Module if torch else object):
+    """OpenFlamingo's PerceiverAttention and FeedForward for one media item, without biases."""
+
+    def __init__(self, dim=1024, inner=512):
+        super().__init__()
+        self.norm_media, self.norm_latents = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.to_q = nn.Linear(dim, inner, bias=False)
+        self.to_kv = nn.Linear(dim, 2 * inner, bias=False)
+        self.to_out = nn.Linear(inner, dim, bias=False)
+        self.feed_forward = nn.Sequential(
+            nn.LayerNorm(dim), nn.Linear(dim, 4 * dim, bias=False), nn.GELU(),
+            nn.Linear(4 * dim, dim, bias=False))
+
+    def heads(self, rows):
+        return rows.view(-1, 8, 64).transpose(0, 1)
+
+    def forward(self, x, latents):
+        media, normed = self.norm_media(x), self.norm_latents(latents)
+        q = self.heads(self.to_q(normed)) * 64 ** -0.5
+        k, v = self.to_kv(torch.cat((media, normed), 0)).chunk(2, -1)
+        logits = q @ self.heads(k).transpose(-1, -2)
+        weights = (logits - logits.amax(-1, keepdim=True)).softmax(-1)
+        gathered = (weights @ self.heads(v)).transpose(0, 1).reshape(-1, 512)
+        latents = self.to_out(gathered) + latents
+        return self.feed_forward(latents) + latents
+
+
+def perceiver_published():
+    """OpenFlamingo's PerceiverResampler: an image of 256 tokens, six layers, 64 latents."""
+    x, latents, norm = torch.randn(256, 1024), torch.randn(64, 1024), nn.LayerNorm(1024)
+    layers = [PerceiverLayer() for _ in range(6)]
+
+    def run():
+        z = latents
+        for layer in layers:
+            z = layer(x, z)
+        return norm(z)
 
 
 def alike_windows():
@@ -333,6 +413,46 @@ def softmax_careful():
     return lambda: torch.softmax(x, -1, out=y)
 
 
+def qformer_layers():
+    """BLIP-2's layers: every second one reads the image."""
+    def norm():
+        return nn.LayerNorm(768, eps=1e-12)
+
+    for i in range(12):
+        layer = nn.ModuleDict({name: nn.Linear(768, 768) for name in ("q", "k", "v", "o")})
+        layer.update({"norm": norm(), "up": nn.Linear(768, 3072), "down": nn.Linear(3072, 768),
+                      "last_norm": norm()})
+        if i % 2 == 0:
+            layer.update({"cross_q": nn.Linear(768, 768), "cross_k": nn.Linear(1408, 768),
+                          "cross_v": nn.Linear(1408, 768), "cross_o": nn.Linear(768, 768),
+                          "cross_norm": norm()})
+        yield layer
+
+
+def qformer_attention(q, k, v):
+    q, k, v = (t.view(-1, 12, 64).transpose(0, 1) for t in (q, k, v))
+    p = (q @ k.transpose(1, 2) / 8).softmax(-1)
+    return (p @ v).transpose(0, 1).reshape(-1, 768)
+
+
+def qformer_published():
+    queries, image = torch.randn(32, 768), torch.rand(257, 1408)
+    norm, layers = nn.LayerNorm(768, eps=1e-12), list(qformer_layers())
+
+    def run():
+        x = norm(queries)
+        for layer in layers:
+            y = qformer_attention(layer["q"](x), layer["k"](x), layer["v"](x))
+            x = layer["norm"](layer["o"](y) + x)
+            if "cross_q" in layer:
+                y = qformer_attention(layer["cross_q"](x), layer["cross_k"](image),
+                                      layer["cross_v"](image))
+                x = layer["cross_norm"](layer["cross_o"](y) + x)
+            x = layer["last_norm"](layer["down"](F.gelu(layer["up"](x))) + x)
+        return x
+    return run
+
+
 # ---- workloads -----------------------------------------------------------------------------------
 
 
@@ -372,8 +492,12 @@ WORKLOADS = [
              qwen2vl_published, qwen2vl_careful, 187, at_most(1.02)),
     Workload("InternVL 1024x1024->256x4096", "project/internvl_1024x1024_256x4096_f32",
              internvl_published, internvl_careful, 143, at_most(1.02)),
+    Workload("BLIP-2 Q-Former 32 of 257x1408", "qformer/blip2_257x1408_f32",
+             qformer_published, None, 420, at_most(0.65)),
     Workload("ToMe 577x1024 r=64, tokens merged", "tome/n577_c1024_r64_merge",
              tome_published, tome_careful, WARM, at_most(0.75)),
+    Workload("FiCoCo-V step 577x1024 r=64", "ficoco_v/n577_c1024_r64_official_step",
+             ficoco_published, ficoco_careful, WARM, at_most(0.35, ["published"])),
     Workload("MustDrop encode 24x24x1024", "mustdrop/encode_24x24x1024_3x3",
              mustdrop_published, mustdrop_careful, WARM,
              {**at_most(0.03, ["published"]), **at_most(0.4, ["careful"])}),
@@ -386,6 +510,8 @@ WORKLOADS = [
     Workload("last row 32x704x128", "score/last_row_32x704x128",
              last_row_published, last_row_careful, 11.5,
              {**at_most(1.0, threads=[1]), **at_most(0.6, threads=[2])}),
+    Workload("Perceiver 256x1024 -> 64", "resample/perceiver_256x1024_64_f32",
+             perceiver_published, None, 253, at_most(0.75)),
     Workload("K/V gather 64x32x704x128->192", "kv/gather_64x32x704x128_192_f32",
              gather_published, gather_careful, 940, at_most(0.6, threads=[2])),
     Workload("LayerNorm 576x1024", "kernels/layer_norm_576x1024",

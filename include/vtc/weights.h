@@ -31,10 +31,36 @@ typedef struct vtc_norm {
     vtc_tensor bias;   /* [C]; absent: 0. RMS norm: absent */
 } vtc_norm;
 
+/* y = down(act(gate x) * up x) */
+typedef struct vtc_gated_mlp {
+    vtc_linear gate; /* [I, C] */
+    vtc_linear up;   /* [I, C] */
+    vtc_linear down; /* [D, I] */
+} vtc_gated_mlp;
+
 typedef enum vtc_norm_kind {
     VTC_NORM_LAYER = 0, /* (x - mean) / sqrt(var + eps) * weight + bias, biased variance */
     VTC_NORM_RMS = 1    /* x / sqrt(mean(x^2) + eps) * weight                            */
 } vtc_norm_kind;
+
+/*
+ * A model made ready once: weights packed in their own dtype and whatever does not depend on the
+ * image, in caller memory. vtc_<thing>_prepare_size() tells the bytes and vtc_<thing>_prepare()
+ * fills them; from then on the object is immutable and may be shared by threads. It holds no
+ * pointers, and names the library's version, the instruction set, and the model's shapes: an object
+ * that does not fit the call is refused. The weights that it was made from must still be passed: it
+ * does not hold all of them, and that they are the same ones is the caller's promise.
+ */
+typedef struct vtc_prepared {
+    void *data; /* 64-byte aligned */
+    size_t bytes;
+} vtc_prepared;
+
+/* What a model costs, as published: what a method saves on top of that is not counted. */
+typedef struct vtc_model_cost {
+    double parameters;
+    double multiply_adds; /* of one call; FLOPs are twice that */
+} vtc_model_cost;
 
 /* One tensor of a weights struct. */
 typedef struct vtc_weight {

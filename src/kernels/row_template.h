@@ -6,6 +6,7 @@
  *   ATTRIBUTES  what lets a function use the instructions: __attribute__((target("avx2,fma")))
  *   VL          floats per vector
  *   vec         type of a vector of VL floats
+ *   GEMM_ROWS, GEMM_VECTORS  sums of a matrix tile that fit the registers
  *
  * and, as static inline functions (m is a number of lanes, 0 < m <= VL; those from m on must
  * not touch memory):
@@ -32,7 +33,8 @@
  *   void stream_end(void)                       stores from here on are seen after those
  *
  * It then defines the table vtci_kernels<SUFFIX>. Sums are formed in an order that depends on the
- * length alone. function_template.h, which has exp() and the norms, is the second half of it.
+ * length alone. function_template.h, which has exp() and the norms, and gemm_template.h are
+ * parts of it.
  */
 #include "kernels.h"
 
@@ -267,7 +269,9 @@ ATTRIBUTES static size_t KERNEL(first_at_least)(const float *x, size_t n, float 
     return n;
 }
 
+#include "dots_template.h"
 #include "function_template.h"
+#include "gemm_template.h"
 
 /* ---- copies ---------------------------------------------------------------------------------- */
 
@@ -367,6 +371,7 @@ ATTRIBUTES static void KERNEL(f32_to_bf16)(uint16_t *y, const float *x, size_t n
 const vtci_kernels JOIN(vtci_kernels, SUFFIX) = {
     .name = NAME,
     .dot = KERNEL(dot),
+    .dots = KERNEL(dots),
     .multiply_panels = KERNEL(multiply_panels),
     .scale = KERNEL(scale),
     .add = KERNEL(add),
@@ -389,5 +394,8 @@ const vtci_kernels JOIN(vtci_kernels, SUFFIX) = {
     .f32_to_f16 = KERNEL(f32_to_f16),
     .bf16_to_f32 = KERNEL(bf16_to_f32),
     .f32_to_bf16 = KERNEL(f32_to_bf16),
+    .gemm_rows = GEMM_ROWS,
+    .gemm_cols = GEMM_VECTORS * VL,
+    .gemm_tile = KERNEL(gemm_tile),
     .stream_rows = KERNEL(stream_rows),
 };

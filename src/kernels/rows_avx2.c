@@ -10,6 +10,10 @@
 #define ATTRIBUTES __attribute__((target("avx2,fma,f16c")))
 #define VL         8
 
+/* sums of a matrix tile, in registers */
+#define GEMM_ROWS    6
+#define GEMM_VECTORS 2
+
 typedef __m256 vec;
 
 ATTRIBUTES static inline vec fill(float a)

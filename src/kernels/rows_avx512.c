@@ -10,6 +10,10 @@
 #define ATTRIBUTES __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl")))
 #define VL         16
 
+/* sums of a matrix tile, in registers */
+#define GEMM_ROWS    12
+#define GEMM_VECTORS 2
+
 typedef __m512 vec;
 
 ATTRIBUTES static inline vec fill(float a)

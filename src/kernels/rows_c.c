@@ -17,6 +17,20 @@ static float dot_c(const float *x, const float *y, size_t n)
     return (float)sum;
 }
 
+static void dots_c(float *y, size_t y_stride, const float *const *x, size_t n_x, size_t x_step,
+                   const float *const *z, size_t n_z, size_t z_step, size_t n_segments, size_t n)
+{
+    for (size_t a = 0; a < n_x; a++)
+        for (size_t b = 0; b < n_z; b++) {
+            double sum = 0.0;
+
+            for (size_t s = 0; s < n_segments; s++)
+                for (size_t i = 0; i < n; i++)
+                    sum += (double)x[a][s * x_step + i] * z[b][s * z_step + i];
+            y[a * y_stride + b] = (float)sum;
+        }
+}
+
 static void multiply_panels_c(float *c, size_t ldc, const float *a, size_t lda, const float *panels,
                               size_t m, size_t n_panels, size_t k)
 {
@@ -360,6 +374,25 @@ static void combine_max_bf16_c(float *y, const uint16_t *const *x, const float *
     combine_max_wide(y, x, w, n_rows, n, accumulate, widen_bf16);
 }
 
+/* ---- matrix tiles ---------------------------------------------------------------------------- */
+
+enum { GEMM_ROWS = 4, GEMM_COLS = 16 };
+
+static void gemm_tile_c(float *c, size_t ldc, const float *a, const float *b, size_t k,
+                        int accumulate)
+{
+    float sum[GEMM_ROWS][GEMM_COLS] = { { 0.0f } };
+
+    for (size_t i = 0; accumulate && i < GEMM_ROWS; i++)
+        memcpy(sum[i], c + i * ldc, sizeof(sum[i]));
+    for (size_t p = 0; p < k; p++, a += GEMM_ROWS, b += GEMM_COLS)
+        for (size_t i = 0; i < GEMM_ROWS; i++)
+            for (size_t j = 0; j < GEMM_COLS; j++)
+                sum[i][j] += a[i] * b[j];
+    for (size_t i = 0; i < GEMM_ROWS; i++)
+        memcpy(c + i * ldc, sum[i], sizeof(sum[i]));
+}
+
 /* ---- copies ---------------------------------------------------------------------------------- */
 
 static void stream_rows_c(char *const *to, const char *const *from, size_t n_rows, size_t bytes)
@@ -371,6 +404,7 @@ static void stream_rows_c(char *const *to, const char *const *from, size_t n_row
 const vtci_kernels vtci_kernels_c = {
     .name = "c",
     .dot = dot_c,
+    .dots = dots_c,
     .multiply_panels = multiply_panels_c,
     .scale = scale_c,
     .add = add_c,
@@ -393,5 +427,8 @@ const vtci_kernels vtci_kernels_c = {
     .f32_to_f16 = f32_to_f16_c,
     .bf16_to_f32 = bf16_to_f32_c,
     .f32_to_bf16 = f32_to_bf16_c,
+    .gemm_rows = GEMM_ROWS,
+    .gemm_cols = GEMM_COLS,
+    .gemm_tile = gemm_tile_c,
     .stream_rows = stream_rows_c,
 };

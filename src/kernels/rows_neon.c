@@ -12,6 +12,10 @@
 #define ATTRIBUTES
 #define VL 4
 
+/* sums of a matrix tile, in registers */
+#define GEMM_ROWS    8
+#define GEMM_VECTORS 2
+
 typedef float32x4_t vec;
 
 static inline vec fill(float a)

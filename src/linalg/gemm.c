@@ -16,6 +16,10 @@
  */
 enum { TILE_ROWS = 1024, TILE_COLS = 704, TWO_COLS = 256 };
 
+/* Packed weights: where sgemm catches up, and tiles narrow enough for workers to share one small
+ * product; a multiple of every gemm_cols. */
+enum { PACKED_ROWS = 64, PACKED_COLS = 192 };
+
 enum { LINE = 16 }; /* floats: tiles and pieces of a worker's slice start at cache lines */
 
 /* ---- one product ----------------------------------------------------------------------------- */
@@ -93,6 +97,20 @@ static size_t piece_length(size_t n, size_t n_pieces)
     return vtci_ceil_div(vtci_ceil_div(n, vtci_max(1, n_pieces)), LINE) * LINE;
 }
 
+static bool is_present(const vtci_rows *rows)
+{
+    return rows->dtype != (vtc_dtype)0;
+}
+
+/* Packed weights pay while they are used by few rows. A size query may know no more of them than
+ * their shape. */
+static bool is_packed(const vtci_gemm *g)
+{
+    const bool there_are = g->packed != NULL && g->packed->dtype != (vtc_dtype)0;
+
+    return there_are && (g->c.n_rows <= PACKED_ROWS || !is_present(&g->b));
+}
+
 static size_t tile_rows(const vtci_gemm *g)
 {
     return piece_length(g->c.n_rows, vtci_ceil_div(g->c.n_rows, TILE_ROWS));
@@ -102,6 +120,9 @@ static size_t tile_rows(const vtci_gemm *g)
 static size_t tile_cols(const vtci_gemm *g)
 {
     const size_t n = g->c.n_cols, n_panels = vtci_ceil_div(n, TILE_COLS);
+
+    if (is_packed(g))
+        return PACKED_COLS;
 
     return piece_length(n, n < TWO_COLS ? n_panels : n_panels + n_panels % 2);
 }
@@ -120,13 +141,8 @@ static size_t leading_dim(const vtci_rows *rows)
 
 /* Floats of the parts of a worker's slice. */
 struct parts {
-    size_t a, b, c, residual;
+    size_t a, b, c, residual, packed;
 };
-
-static bool is_present(const vtci_rows *rows)
-{
-    return rows->dtype != (vtc_dtype)0;
-}
 
 static size_t part_floats(const vtci_rows *rows, size_t n_rows, size_t n_cols)
 {
@@ -141,8 +157,10 @@ static struct parts slice_parts(const vtci_gemm *g)
 {
     const size_t m = tile_rows(g), n = tile_cols(g), k = g->a.n_cols;
     const bool wide_residual = is_present(&g->residual) && g->residual.dtype != VTC_F32;
-    const struct parts parts = { part_floats(&g->a, m, k), part_floats(&g->b, n, k),
-                                 part_floats(&g->c, m, n), wide_residual ? n : 0 };
+    const struct parts parts = { part_floats(&g->a, m, k),
+                                 is_packed(g) ? 0 : part_floats(&g->b, n, k),
+                                 part_floats(&g->c, m, n), wide_residual ? n : 0,
+                                 is_packed(g) ? vtci_packed_floats(g->packed, m) : 0 };
 
     return parts;
 }
@@ -150,7 +168,8 @@ static struct parts slice_parts(const vtci_gemm *g)
 void vtci_gemm_lay_out(vtci_arena *arena, const vtci_call *call, vtci_gemm *g)
 {
     const struct parts parts = slice_parts(g);
-    const size_t floats = vtci_add(vtci_add(parts.a, parts.b), vtci_add(parts.c, parts.residual));
+    const size_t floats = vtci_add(vtci_add(vtci_add(parts.a, parts.b), parts.packed),
+                                   vtci_add(parts.c, parts.residual));
 
     g->wide_bias = NULL;
     if (is_present(&g->bias) && g->bias.dtype != VTC_F32)
@@ -246,13 +265,19 @@ static void run_tile(void *job, size_t index, size_t worker)
     const size_t ldc = in_place ? leading_dim(&g->c) : c.n_cols;
     size_t lda, ldb;
     const float *a_data = load_block(&g->a, &a, slice_at(g, worker, 0), &lda);
-    const float *b_data = load_block(&g->b, &b, slice_at(g, worker, parts.a), &ldb);
     float *out = slice_at(g, worker, parts.a + parts.b);
     float *tmp = slice_at(g, worker, parts.a + parts.b + parts.c);
 
     if (in_place)
         out = (float *)(void *)block_row(&g->c, &c, 0);
-    vtci_sgemm(g->call, g->trans_b, c.n_rows, c.n_cols, k, a_data, lda, b_data, ldb, out, ldc);
+    if (is_packed(g)) {
+        vtci_packed_multiply(g->packed, c.col, c.n_cols, c.n_rows, a_data, lda, out, ldc,
+                             slice_at(g, worker, parts.a + parts.b + parts.c + parts.residual));
+    } else {
+        const float *b_data = load_block(&g->b, &b, slice_at(g, worker, parts.a), &ldb);
+
+        vtci_sgemm(g->call, g->trans_b, c.n_rows, c.n_cols, k, a_data, lda, b_data, ldb, out, ldc);
+    }
     finish_tile(g, &c, out, ldc, tmp);
 }
 

@@ -9,6 +9,7 @@
 
 #include "../base/tensor.h"
 #include "../kernels/kernels.h"
+#include "packed.h"
 
 /* C [m, n] = A [m, k] B, B [k, n] or, when trans_b, [n, k]; dense F32 rows at the given strides.
  * One call of the caller's sgemm or of cblas_sgemm; a single row goes through the row kernels,
@@ -30,6 +31,10 @@ typedef struct vtci_gemm {
     vtci_rows b; /* [K, N] or [N, K] */
     vtci_rows c; /* [M, N]           */
     bool trans_b;
+
+    /* B once more, packed; used in its place where there are few rows, and always when b is absent.
+     * Needs trans_b and a B of one batch. NULL or all fields 0: not packed. */
+    const vtci_packed *packed;
 
     vtci_rows bias; /* [1, N] added to every row */
     vtci_activation act;

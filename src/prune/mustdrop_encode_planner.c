@@ -123,6 +123,15 @@ static vtc_status planner_plan(const void *params, const vtc_plan_inputs *image,
     return vtci_mustdrop_encode_run(&e, image->features, image->mass, &plan, NULL);
 }
 
+/* The length and the sum of every token in a window. */
+static double planner_cost(const void *params, const vtc_plan_inputs *image, size_t n_keep)
+{
+    (void)params;
+    (void)n_keep;
+    return image->features == NULL ? 0.0
+                                   : 2.0 * (double)image->n_rows * (double)image->features->dim[1];
+}
+
 #define FIELD(name) offsetof(vtc_mustdrop_encode_planner_params, name)
 static const vtc_param planner_params[] = {
     { "win_h", VTC_PARAM_SIZE, FIELD(win_h), 1, 1024, 3, "height of a window" },
@@ -155,5 +164,6 @@ const vtc_planner vtci_planner_mustdrop_encode = {
     .scratch = planner_scratch,
     .check = planner_check,
     .plan = planner_plan,
+    .cost = planner_cost,
     .settle = planner_settle,
 };

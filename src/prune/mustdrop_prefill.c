@@ -255,6 +255,22 @@ static vtc_status planner_plan(const void *params, const vtc_plan_inputs *image,
     return run(&f, plan, NULL);
 }
 
+/* The logits of the text rows: over all keys or, with their log-sum-exps, the vision keys. */
+static double planner_cost(const void *params, const vtc_plan_inputs *image, size_t n_keep)
+{
+    const bool text_alone = image->text_query != NULL;
+    const vtc_tensor *q = text_alone ? image->text_query : image->lm_query;
+    size_t n_text, n_keys;
+
+    (void)params;
+    (void)n_keep;
+    if (q == NULL || image->lm_keys == NULL)
+        return 0.0;
+    n_text = text_alone ? q->dim[1] : image->n_text;
+    n_keys = image->lm_log_sum_exp != NULL ? image->n_rows : image->lm_keys->dim[1];
+    return (double)q->dim[0] * (double)n_text * (double)n_keys * (double)q->dim[2];
+}
+
 #define FIELD(name) offsetof(vtc_mustdrop_prefill_planner_params, name)
 static const vtc_param planner_params[] = {
     { "use_thresholds", VTC_PARAM_FLAG, FIELD(use_thresholds), 0, 1, 0,
@@ -280,4 +296,5 @@ const vtc_planner vtci_planner_mustdrop_prefill = {
     .scratch = planner_scratch,
     .check = planner_check,
     .plan = planner_plan,
+    .cost = planner_cost,
 };

@@ -12,5 +12,7 @@ extern const vtc_planner vtci_planner_mean_pool;
 extern const vtc_planner vtci_planner_image_resize;
 extern const vtc_planner vtci_planner_mustdrop_encode;
 extern const vtc_planner vtci_planner_mustdrop_prefill;
+extern const vtc_planner vtci_planner_ficoco_v;
+extern const vtc_planner vtci_planner_ficoco_l;
 
 #endif

@@ -13,10 +13,16 @@ typedef struct method {
 } method;
 
 extern const method mustdrop_methods[];
+extern const method ficoco_methods[];
+extern const method fuse_methods[];
+extern const method idefics2_methods[];
 extern const method pooling_methods[];
 extern const method project_methods[];
 extern const method project_conv_methods[];
 extern const method prune_methods[];
+extern const method qformer_methods[];
+extern const method resampler_methods[];
+extern const method resample_methods[];
 extern const method shuffle_methods[];
 
 #endif

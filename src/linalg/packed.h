@@ -1,0 +1,42 @@
+/*
+ * packed.h: a weight matrix packed once, for products of few rows.
+ *
+ * sgemm packs the weights in every call, which costs as much as the product itself when there are
+ * only some 32 rows. Packed weights keep their dtype: panels of gemm_cols outputs (kernels.h), each
+ * [K, gemm_cols], the last one filled up with zeros. 16-bit panels are widened a piece at a time.
+ */
+#ifndef VTCI_PACKED_H
+#define VTCI_PACKED_H
+
+#include "../base/tensor.h"
+#include "../kernels/kernels.h"
+
+typedef struct vtci_packed {
+    const char *panels; /* NULL: there are none */
+    vtc_dtype dtype;
+    size_t n, k; /* of the weight [N, K] */
+} vtci_packed;
+
+/* Bytes of the panels; SIZE_MAX when they do not fit. */
+size_t vtci_packed_bytes(vtc_dtype dtype, size_t n, size_t k);
+
+/* Takes memory for the panels of a weight [N, K]; without memory behind the arena it measures. */
+vtci_packed vtci_packed_take(vtci_arena *arena, const vtc_tensor *weight);
+
+/* Fills panels that vtci_packed_take() has laid out. */
+void vtci_packed_fill(const vtci_call *call, const vtci_packed *packed, const vtc_tensor *weight);
+
+/* Fills the outputs from `first` on: several weights of the same K, one below the other, make one
+ * product. They may be of any float dtypes where the panels are F32, else of that of the panels. */
+void vtci_packed_fill_part(const vtci_call *call, const vtci_packed *packed, size_t first,
+                           const vtc_tensor *weight);
+
+/* Floats of scratch that a product of m rows needs in each worker. */
+size_t vtci_packed_floats(const vtci_packed *packed, size_t m);
+
+/* C [m, n] = A [m, K] W^T over the n outputs from `first` on, a multiple of gemm_cols; dense rows
+ * at lda and ldc. `tmp` has vtci_packed_floats(). */
+void vtci_packed_multiply(const vtci_packed *packed, size_t first, size_t n, size_t m,
+                          const float *a, size_t lda, float *c, size_t ldc, float *tmp);
+
+#endif
