@@ -224,6 +224,7 @@ static void print_line(const struct question *q, const char *what, double before
 static void print_where(const struct question *q)
 {
     const size_t n_layers = q->model->decoder.n_layers;
+    size_t n_printed = 0;
 
     if (q->stage == NULL) {
         printf("%zu visual tokens reach the language model instead of %zu; savings inside the\n"
@@ -232,10 +233,13 @@ static void print_where(const struct question *q)
         return;
     }
     printf("Visual tokens of decoder layers:");
-    for (size_t l = 0, n_printed = 0; l < n_layers; l++)
-        if (l == 0 || q->seen[l] != q->seen[l - 1])
-            printf("%s%s%zu from layer %zu", n_printed == 0 ? "" : ",",
-                   n_printed++ % PER_LINE == 0 ? "\n  " : " ", q->seen[l], l);
+    for (size_t l = 0; l < n_layers; l++) {
+        if (l > 0 && q->seen[l] == q->seen[l - 1])
+            continue;
+        printf("%s%s%zu from layer %zu", n_printed == 0 ? "" : ",",
+               n_printed % PER_LINE == 0 ? "\n  " : " ", q->seen[l], l);
+        n_printed++;
+    }
     puts(".");
 }
 
