@@ -333,6 +333,23 @@ static vtc_status planner_check(const void *params, const vtc_plan_inputs *image
     return planner_plan(params, image, n_keep, NULL, exec);
 }
 
+/* Both terms of the scores; then for what goes the logits with the text, their bridge, and what
+ * stays. The paper's profile needs all logits, for the normalisers. */
+static double planner_cost(const void *params, const vtc_plan_inputs *image, size_t n_keep)
+{
+    const vtc_tensor *q = image->lm_query;
+    const double n = (double)image->n_rows, m = (double)image->n_text;
+    const double d = q == NULL ? 0.0 : (double)(q->dim[0] * q->dim[2]);
+    vtc_ficoco_l_params p;
+    vtci_call call;
+
+    if (vtci_begin(&call, "vtc_ficoco_l", NULL) != VTC_OK ||
+        planner_params(&call, params, image->n_rows, n_keep, &p) != VTC_OK)
+        return 0.0;
+    return 2.0 * n * d + (n - (double)n_keep) * (2.0 * m + n) * d +
+           (p.profile == VTC_FICOCO_PAPER ? (n + m) * (n + m) * d : 0.0);
+}
+
 #define FIELD(name) offsetof(vtc_ficoco_l_params, name)
 static const vtc_param params_of_row[] = {
     { "profile", VTC_PARAM_SIZE, FIELD(profile), 0, 2, 0, "0 fixed, 1 official, 2 paper" },
@@ -371,4 +388,5 @@ const vtc_planner vtci_planner_ficoco_l = {
     .scratch = planner_scratch,
     .check = planner_check,
     .plan = planner_plan,
+    .cost = planner_cost,
 };

@@ -447,6 +447,22 @@ static vtc_status planner_check(const void *params, const vtc_plan_inputs *image
     return planner_plan(params, image, n_keep, NULL, exec);
 }
 
+/* Both terms of the scores, then the logits of what goes with what stays; the paper's profile needs
+ * all of them, for the normalisers. */
+static double planner_cost(const void *params, const vtc_plan_inputs *image, size_t n_keep)
+{
+    const vtc_tensor *k = image->keys;
+    const double n = (double)image->n_rows, d = k == NULL ? 0.0 : (double)(k->dim[0] * k->dim[2]);
+    vtc_ficoco_v_params p;
+    vtci_call call;
+
+    if (vtci_begin(&call, "vtc_ficoco_v", NULL) != VTC_OK ||
+        planner_params(&call, params, image->n_rows, n_keep, &p) != VTC_OK)
+        return 0.0;
+    return 2.0 * n * d + (n - (double)n_keep) * n * d +
+           (p.profile == VTC_FICOCO_PAPER ? n * n * d : 0.0);
+}
+
 #define FIELD(name) offsetof(vtc_ficoco_v_params, name)
 static const vtc_param params_of_row[] = {
     { "profile", VTC_PARAM_SIZE, FIELD(profile), 0, 2, 0,
@@ -482,4 +498,5 @@ const vtc_planner vtci_planner_ficoco_v = {
     .scratch = planner_scratch,
     .check = planner_check,
     .plan = planner_plan,
+    .cost = planner_cost,
 };
