@@ -78,6 +78,11 @@ typedef struct vtci_kernels {
      * that is -inf throughout gives NaN, as in PyTorch. n >= 1. */
     void (*softmax)(float *p, const float *x, const float *bias, float scale, size_t n);
 
+    /* p[i] = exp(scale * x[i] - top), 1 where that is more; returns their sum. p may be x. Softmax
+     * before its division when `top` is the largest logit, and after it when `top` is the logarithm
+     * of the sum. Values below 2^-126 are 0. */
+    float (*exp_sum)(float *p, const float *x, float scale, float top, size_t n);
+
     /*
      * y[i] = act(x[i] + bias[i]) (bias NULL: none). y may be x. NaN stays NaN; -inf gives NaN where
      * the formula multiplies it by 0, as in PyTorch. Results are within

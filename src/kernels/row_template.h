@@ -334,6 +334,7 @@ const vtci_kernels JOIN(vtci_kernels, SUFFIX) = {
     .max = KERNEL(max),
     .first_at_least = KERNEL(first_at_least),
     .softmax = KERNEL(softmax),
+    .exp_sum = KERNEL(exp_sum),
     .activate = KERNEL(activate),
     .layer_norm = KERNEL(layer_norm),
     .rms_norm = KERNEL(rms_norm),

@@ -115,6 +115,19 @@ static void softmax_c(float *p, const float *x, const float *bias, float scale, 
         p[i] = (float)(p[i] / sum);
 }
 
+static float exp_sum_c(float *p, const float *x, float scale, float top, size_t n)
+{
+    double sum = 0.0;
+
+    for (size_t i = 0; i < n; i++) {
+        const double logit = (double)scale * x[i] - top;
+
+        p[i] = logit > 0.0 ? 1.0f : expf((float)logit);
+        sum += p[i];
+    }
+    return (float)sum;
+}
+
 /* ---- activations ----------------------------------------------------------------------------- */
 
 static double sigmoid(double x)
@@ -357,6 +370,7 @@ const vtci_kernels vtci_kernels_c = {
     .max = max_c,
     .first_at_least = first_at_least_c,
     .softmax = softmax_c,
+    .exp_sum = exp_sum_c,
     .activate = activate_c,
     .layer_norm = layer_norm_c,
     .rms_norm = rms_norm_c,
