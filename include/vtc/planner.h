@@ -83,7 +83,8 @@ typedef enum vtc_need {
     VTC_NEED_IMAGE = 1 << 8, /* acts on pixels before the encoder: no inputs have it, no plan */
     VTC_NEED_QUERIES = 1 << 9,
     VTC_NEED_EMBEDDINGS = 1 << 10, /* lm_embeddings */
-    VTC_NEED_KEY_ROWS = 1 << 11
+    VTC_NEED_KEY_ROWS = 1 << 11,
+    VTC_NEED_LM_OR_HIDDEN = 1 << 12 /* what VTC_NEED_LM asks for, or lm_hidden */
 } vtc_need;
 
 /* Bits of `needs` that these inputs lack; 0: the planner can run. */

@@ -63,12 +63,12 @@ enum { VTC_FOCUSLLAVA_MAX_SCALES = 8 };
 
 typedef struct vtc_focusllava_vision_params {
     size_t struct_size;
-    size_t window;                            /* side of a region                    (default 4) */
-    size_t pools[VTC_FOCUSLLAVA_MAX_SCALES];  /* side of each scale's cells, 1 .. window, coarse */
-    size_t n_pools;                           /* first                     (default 4, 2 and 1)  */
-    vtc_focusllava_pool pool;                 /*                                   (default MAX) */
-    vtc_focusllava_route route;               /*                            (default SIMILARITY) */
-    float tau;                                /* of FIDELITY                       (default 0.9) */
+    size_t window;                           /* side of a region                    (default 4) */
+    size_t pools[VTC_FOCUSLLAVA_MAX_SCALES]; /* side of each scale's cells, 1 .. window, coarse */
+    size_t n_pools;                          /* first                     (default 4, 2 and 1)  */
+    vtc_focusllava_pool pool;                /*                                   (default MAX) */
+    vtc_focusllava_route route;              /*                            (default SIMILARITY) */
+    float tau;                               /* of FIDELITY                       (default 0.9) */
     int gate_scale; /* 1: weights are multiplied by the softmax probability of the chosen scale
                        (what makes a hard choice trainable), 0: not, -1: with LINEAR only  (-1)  */
     int adaptive;   /* in the planner table only, see vtc_focusllava_topk()          (default 0) */
@@ -91,15 +91,15 @@ typedef struct vtc_focusllava_size {
     size_t least, most;  /* tokens that any adaptive route may give, inclusive  */
 } vtc_focusllava_size;
 
-VTC_API VTC_NODISCARD vtc_status vtc_focusllava_vision_size(
-    const vtc_focusllava_vision_params *params, size_t grid_h, size_t grid_w,
-    vtc_focusllava_size *size, const vtc_exec *exec);
+VTC_API VTC_NODISCARD vtc_status
+vtc_focusllava_vision_size(const vtc_focusllava_vision_params *params, size_t grid_h, size_t grid_w,
+                           vtc_focusllava_size *size, const vtc_exec *exec);
 
 /* Room for the plan of any route: outputs are an upper bound (exact where all scales give the same
  * number), entries are exact, grid_h * grid_w. */
-VTC_API VTC_NODISCARD vtc_status vtc_focusllava_vision_count(
-    const vtc_focusllava_vision_params *params, size_t grid_h, size_t grid_w, vtc_plan_count *count,
-    const vtc_exec *exec);
+VTC_API VTC_NODISCARD vtc_status
+vtc_focusllava_vision_count(const vtc_focusllava_vision_params *params, size_t grid_h,
+                            size_t grid_w, vtc_plan_count *count, const vtc_exec *exec);
 
 /* What a plan does not carry. Set the pointers to receive the arrays; NULL ones are not written. */
 typedef struct vtc_focusllava_vision_trace {
@@ -115,9 +115,9 @@ typedef struct vtc_focusllava_vision_trace {
     { sizeof(vtc_focusllava_vision_trace), NULL, NULL, NULL }
 /* clang-format on */
 
-VTC_API VTC_NODISCARD vtc_status vtc_focusllava_vision_scratch(
-    const vtc_focusllava_vision_params *params, const vtc_tensor *x, const vtc_linear *router,
-    const vtc_exec *exec, size_t *bytes);
+VTC_API VTC_NODISCARD vtc_status
+vtc_focusllava_vision_scratch(const vtc_focusllava_vision_params *params, const vtc_tensor *x,
+                              const vtc_linear *router, const vtc_exec *exec, size_t *bytes);
 
 /*
  * vtc_focusllava_vision() plans the vision-guided sampler: one scale for each region.
@@ -157,9 +157,9 @@ VTC_API VTC_NODISCARD vtc_status vtc_focusllava_vision(const vtc_focusllava_visi
 
 /* Outputs exactly n_keep; entries are an upper bound. VTC_ERR_BUDGET above the number of candidates
  * (vtc_focusllava_vision_size()). */
-VTC_API VTC_NODISCARD vtc_status vtc_focusllava_topk_count(
-    const vtc_focusllava_vision_params *params, size_t grid_h, size_t grid_w, size_t n_keep,
-    vtc_plan_count *count, const vtc_exec *exec);
+VTC_API VTC_NODISCARD vtc_status
+vtc_focusllava_topk_count(const vtc_focusllava_vision_params *params, size_t grid_h, size_t grid_w,
+                          size_t n_keep, vtc_plan_count *count, const vtc_exec *exec);
 
 typedef struct vtc_focusllava_topk_trace {
     size_t struct_size;
@@ -172,23 +172,22 @@ typedef struct vtc_focusllava_topk_trace {
 #define VTC_FOCUSLLAVA_TOPK_TRACE_INIT { sizeof(vtc_focusllava_topk_trace), NULL, NULL, NULL }
 /* clang-format on */
 
-VTC_API VTC_NODISCARD vtc_status vtc_focusllava_topk_scratch(
-    const vtc_focusllava_vision_params *params, const vtc_tensor *x, size_t n_keep,
-    const vtc_exec *exec, size_t *bytes);
+VTC_API VTC_NODISCARD vtc_status
+vtc_focusllava_topk_scratch(const vtc_focusllava_vision_params *params, const vtc_tensor *x,
+                            size_t n_keep, const vtc_exec *exec, size_t *bytes);
 
 /*
  * vtc_focusllava_topk() is the other reading of the description ("token_topk"): every region is
- * pooled at every scale, all pooled tokens stand in one list (regions, then scales, then cells, each
- * in order), and the n_keep most similar to the mean of the map are kept, in list order.
+ * pooled at every scale, all pooled tokens stand in one list (regions, then scales, then cells,
+ * each in order), and the n_keep most similar to the mean of the map are kept, in list order.
  *
  * A position may be in several outputs or in none: mass is not conserved. One in several gives each
  * an equal share of its mass. score: the largest cosine of the candidates that hold the row.
  * Ties go to the lower place in the list. route, tau and gate_scale are not used.
- * The planner table's row "focusllava-vision" is this function, because it meets any budget exactly;
- * with the parameter `adaptive` it is vtc_focusllava_vision() by SIMILARITY or FIDELITY, and a
- * budget below the tokens which that gives is VTC_ERR_BUDGET.
- * Arguments, cost and errors otherwise as vtc_focusllava_vision(); scratch: 2 numbers per candidate
- * and 1 per position more.
+ * The planner table's row "focusllava-vision" is this function, because it meets any budget
+ * exactly; with the parameter `adaptive` it is vtc_focusllava_vision() by SIMILARITY or FIDELITY,
+ * and a budget below the tokens which that gives is VTC_ERR_BUDGET. Arguments, cost and errors
+ * otherwise as vtc_focusllava_vision(); scratch: 2 numbers per candidate and 1 per position more.
  */
 VTC_API VTC_NODISCARD vtc_status vtc_focusllava_topk(const vtc_focusllava_vision_params *params,
                                                      const vtc_tensor *x, size_t n_keep,
@@ -239,12 +238,12 @@ VTC_API VTC_NODISCARD vtc_status vtc_focusllava_text_count(const vtc_focusllava_
                                                            size_t n_visual, vtc_plan_count *count,
                                                            const vtc_exec *exec);
 
-VTC_API VTC_NODISCARD vtc_status
-vtc_focusllava_text_scratch(const vtc_focusllava_text_params *params, size_t n_visual,
-                            const vtc_exec *exec, size_t *bytes);
+VTC_API VTC_NODISCARD vtc_status vtc_focusllava_text_scratch(
+    const vtc_focusllava_text_params *params, size_t n_visual, const vtc_exec *exec, size_t *bytes);
 
 /*
- * vtc_focusllava_text() plans the text-guided sampler: the visual tokens of highest score, ascending.
+ * vtc_focusllava_text() plans the text-guided sampler: the visual tokens of highest score,
+ * ascending.
  *
  *   score  [V]  in   from one LLM layer (num_layers / 4 counted from 0 where nothing else is known)
  *   mass   [V]  in   > 0; NULL: all 1
@@ -263,8 +262,9 @@ vtc_focusllava_text_scratch(const vtc_focusllava_text_params *params, size_t n_v
  * plan; kept rows ascend; nothing merges, so the mass of what is dropped is lost. By top_p, scores
  * that sum to less than 0, as cosines may, have no share to reach: a bisection of the running sums
  * decides, as in the reference.
- * Time O(V log V), scratch V numbers. Returns VTC_ERR_NULL, RANGE, ROOM, OVERLAP, OVERFLOW, SCRATCH,
- * VTC_ERR_BUDGET for n_keep above V, VTC_ERR_DATA for NaN or Inf in score and for masses as above.
+ * Time O(V log V), scratch V numbers. Returns VTC_ERR_NULL, RANGE, ROOM, OVERLAP, OVERFLOW,
+ * SCRATCH, VTC_ERR_BUDGET for n_keep above V, VTC_ERR_DATA for NaN or Inf in score and for masses
+ * as above.
  */
 VTC_API VTC_NODISCARD vtc_status vtc_focusllava_text(const vtc_focusllava_text_params *params,
                                                      const float *score, size_t n_visual,

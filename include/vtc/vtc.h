@@ -15,11 +15,13 @@
 
 #include "base.h"
 #include "cost.h"
+#include "guided.h"
 #include "plan.h"
 #include "planner.h"
 #include "pool.h"
 #include "project.h"
 #include "prune.h"
+#include "sample.h"
 #include "score.h"
 #include "shuffle.h"
 #include "weights.h"

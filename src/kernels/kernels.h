@@ -32,6 +32,9 @@ typedef struct vtci_kernels {
     /* sum of x[i] * y[i] */
     float (*dot)(const float *x, const float *y, size_t n);
 
+    /* sum of (x[i] - y[i])^2, of two rows in either order the same bits */
+    float (*square_distance)(const float *x, const float *y, size_t n);
+
     /* y[i] = a * x[i]; y may be x */
     void (*scale)(float *y, const float *x, float a, size_t n);
 

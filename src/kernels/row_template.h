@@ -86,6 +86,32 @@ ATTRIBUTES static float KERNEL(dot)(const float *x, const float *y, size_t n)
     return sum_lanes(add(add(s0, s1), add(s2, s3)));
 }
 
+INLINE vec KERNEL(add_square)(vec x, vec y, vec sum)
+{
+    const vec difference = sub(x, y);
+
+    return fma3(difference, difference, sum);
+}
+
+ATTRIBUTES static float KERNEL(square_distance)(const float *x, const float *y, size_t n)
+{
+    vec s0 = fill(0.0f), s1 = s0, s2 = s0, s3 = s0;
+    size_t i = 0;
+
+    for (; n - i >= BLOCK; i += BLOCK) {
+        s0 = KERNEL(add_square)(load(x + i), load(y + i), s0);
+        s1 = KERNEL(add_square)(load(x + i + VL), load(y + i + VL), s1);
+        s2 = KERNEL(add_square)(load(x + i + 2 * VL), load(y + i + 2 * VL), s2);
+        s3 = KERNEL(add_square)(load(x + i + 3 * VL), load(y + i + 3 * VL), s3);
+    }
+    for (; i < n; i += VL) {
+        const size_t m = LANES(n - i);
+
+        s0 = KERNEL(add_square)(load_some(x + i, m, 0.0f), load_some(y + i, m, 0.0f), s0);
+    }
+    return sum_lanes(add(add(s0, s1), add(s2, s3)));
+}
+
 ATTRIBUTES static void KERNEL(scale)(float *y, const float *x, float a, size_t n)
 {
     const vec va = fill(a);
@@ -321,6 +347,7 @@ ATTRIBUTES static void KERNEL(f32_to_bf16)(uint16_t *y, const float *x, size_t n
 const vtci_kernels JOIN(vtci_kernels, SUFFIX) = {
     .name = NAME,
     .dot = KERNEL(dot),
+    .square_distance = KERNEL(square_distance),
     .scale = KERNEL(scale),
     .add = KERNEL(add),
     .multiply = KERNEL(multiply),

@@ -17,6 +17,18 @@ static float dot_c(const float *x, const float *y, size_t n)
     return (float)sum;
 }
 
+static float square_distance_c(const float *x, const float *y, size_t n)
+{
+    double sum = 0.0;
+
+    for (size_t i = 0; i < n; i++) {
+        const double difference = (double)x[i] - y[i];
+
+        sum += difference * difference;
+    }
+    return (float)sum;
+}
+
 static void scale_c(float *y, const float *x, float a, size_t n)
 {
     for (size_t i = 0; i < n; i++)
@@ -357,6 +369,7 @@ static void stream_rows_c(char *const *to, const char *const *from, size_t n_row
 const vtci_kernels vtci_kernels_c = {
     .name = "c",
     .dot = dot_c,
+    .square_distance = square_distance_c,
     .scale = scale_c,
     .add = add_c,
     .multiply = multiply_c,

@@ -4,11 +4,17 @@
 
 #include "../../include/vtc/planner.h"
 #include "../../include/vtc/prune.h"
+#include "../../include/vtc/sample.h"
 
 extern const vtc_planner vtci_planner_tome;
 extern const vtc_planner vtci_planner_random;
 extern const vtc_planner vtci_planner_strided;
 extern const vtc_planner vtci_planner_mean_pool;
 extern const vtc_planner vtci_planner_image_resize;
+extern const vtc_planner vtci_planner_fastv;
+extern const vtc_planner vtci_planner_focusllava_text;
+extern const vtc_planner vtci_planner_focusllava_vision;
+extern const vtc_planner vtci_planner_sparsevlm;
+extern const vtc_planner vtci_planner_visionzip;
 
 #endif

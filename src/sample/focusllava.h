@@ -1,6 +1,6 @@
 /*
- * focusllava.h: the map of FocusLLaVA's vision-guided sampler, cut into regions and cells, shared by
- * its adaptive routes (focusllava_vision.c) and the selection (focusllava_topk.c).
+ * focusllava.h: the map of FocusLLaVA's vision-guided sampler, cut into regions and cells, shared
+ * by its adaptive routes (focusllava_vision.c) and the selection (focusllava_topk.c).
  */
 #ifndef VTCI_FOCUSLLAVA_H
 #define VTCI_FOCUSLLAVA_H
@@ -23,9 +23,9 @@ typedef struct vtci_focus {
     float *mean;        /* [C] of the map */
     double mean_length; /* its length     */
 
-    double *sums;     /* [n_down, C] sums of a row of regions                                    */
-    size_t *bad;      /* [n_down] the first position that is not finite, or H W                  */
-    char *slices;     /* per worker: 2 rows, and the length of each position of a region         */
+    double *sums; /* [n_down, C] sums of a row of regions                                    */
+    size_t *bad;  /* [n_down] the first position that is not finite, or H W                  */
+    char *slices; /* per worker: 2 rows, and the length of each position of a region         */
     size_t slice_stride;
 } vtci_focus;
 
@@ -121,17 +121,20 @@ typedef struct vtci_focus_array {
 
 VTC_NODISCARD vtc_status vtci_focus_check_outputs(const vtci_focus *f, const vtc_plan *plan,
                                                   size_t n_out, size_t n_nnz, const vtc_tensor *x,
-                                                  const float *mass,
-                                                  const vtci_focus_array *traces, size_t n_traces);
+                                                  const float *mass, const vtci_focus_array *traces,
+                                                  size_t n_traces);
 
-/* ---- for the planner table -------------------------------------------------------------------- */
+/* ---- for the planner table --------------------------------------------------------------------
+ */
 
 /* vtc_focusllava_vision(), or VTC_ERR_BUDGET when the route gives more than `most` tokens. plan
  * NULL: only checks the data. */
-VTC_NODISCARD vtc_status vtci_focusllava_vision_within(
-    const vtc_focusllava_vision_params *params, const vtc_tensor *x, const vtc_linear *router,
-    const float *mass, size_t most, vtc_plan *plan, const vtc_focusllava_vision_trace *trace,
-    const vtc_exec *exec);
+VTC_NODISCARD vtc_status vtci_focusllava_vision_within(const vtc_focusllava_vision_params *params,
+                                                       const vtc_tensor *x,
+                                                       const vtc_linear *router, const float *mass,
+                                                       size_t most, vtc_plan *plan,
+                                                       const vtc_focusllava_vision_trace *trace,
+                                                       const vtc_exec *exec);
 
 /* The error in the data for which vtc_focusllava_topk() would refuse them. */
 VTC_NODISCARD vtc_status vtci_focusllava_topk_check(const vtc_focusllava_vision_params *params,

@@ -1,6 +1,7 @@
 /*
- * FocusLLaVA's balance loss: the share of regions that chose each scale against its mean probability.
- * That training has such a loss is known, this form of it is our choice (that of Switch Transformers).
+ * FocusLLaVA's balance loss: the share of regions that chose each scale against its mean
+ * probability. That training has such a loss is known, this form of it is our choice (that of
+ * Switch Transformers).
  */
 #include "../../include/vtc/sample.h"
 #include "../base/call.h"

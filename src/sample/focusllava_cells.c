@@ -33,8 +33,7 @@ vtc_status vtci_focus_params(const vtci_call *call, vtc_focusllava_vision_params
         VTCI_REQUIRE(call, params->pools[s] >= 1 && params->pools[s] <= params->window,
                      VTC_ERR_RANGE, "pools[%zu] is %zu, 1 to the window's %zu is needed", s,
                      params->pools[s], params->window);
-    VTCI_REQUIRE(call,
-                 params->pool == VTC_FOCUSLLAVA_MAX || params->pool == VTC_FOCUSLLAVA_AVERAGE,
+    VTCI_REQUIRE(call, params->pool == VTC_FOCUSLLAVA_MAX || params->pool == VTC_FOCUSLLAVA_AVERAGE,
                  VTC_ERR_RANGE, "pool is %d", (int)params->pool);
     VTCI_REQUIRE(call,
                  params->route == VTC_FOCUSLLAVA_SIMILARITY ||
@@ -95,7 +94,8 @@ vtci_box vtci_focus_cell(const vtci_focus *f, const vtci_box *region, size_t s, 
     const size_t p = f->params.pools[s], n_across = vtci_ceil_div(region->c1 - region->c0, p);
     const size_t r0 = region->r0 + index / n_across * p, c0 = region->c0 + index % n_across * p;
 
-    return (vtci_box){ r0, c0, r0 + vtci_min(p, region->r1 - r0), c0 + vtci_min(p, region->c1 - c0) };
+    return (vtci_box){ r0, c0, r0 + vtci_min(p, region->r1 - r0),
+                       c0 + vtci_min(p, region->c1 - c0) };
 }
 
 /* Pooled tokens of a region at all scales. */
@@ -161,8 +161,8 @@ static size_t region_area(const vtci_focus *f)
 void vtci_focus_lay_out(vtci_arena *arena, vtci_focus *f)
 {
     const size_t c = f->x.n_cols;
-    const size_t bytes = vtci_add(vtci_mul(region_area(f), sizeof(double)),
-                                  vtci_mul(vtci_mul(2, c), sizeof(float)));
+    const size_t bytes =
+        vtci_add(vtci_mul(region_area(f), sizeof(double)), vtci_mul(vtci_mul(2, c), sizeof(float)));
 
     f->mean = vtci_take(arena, c, sizeof(*f->mean));
     f->sums = vtci_take(arena, vtci_mul(f->n_down, c), sizeof(*f->sums));
@@ -313,8 +313,8 @@ int32_t vtci_focus_write_cell(const vtci_focus *f, const vtci_box *cell, float w
                               vtc_plan *plan, size_t j, int32_t at)
 {
     plan->begin[j] = at;
-    plan->keep[j] = (int32_t)((cell->r0 + cell->r1 - 1) / 2 * f->grid_w +
-                              (cell->c0 + cell->c1 - 1) / 2);
+    plan->keep[j] =
+        (int32_t)((cell->r0 + cell->r1 - 1) / 2 * f->grid_w + (cell->c0 + cell->c1 - 1) / 2);
     for (size_t r = cell->r0; r < cell->r1; r++)
         for (size_t c = cell->c0; c < cell->c1; c++) {
             plan->source[at] = (int32_t)(r * f->grid_w + c);
@@ -337,10 +337,9 @@ static vtc_status check_trace(const vtci_focus *f, const vtc_plan *plan, size_t 
 {
     const size_t n = vtci_focus_rows(f);
 
-    VTCI_TRY(vtci_plan_check_apart(f->call, plan, n, n_out, n_nnz, "trace", trace->data,
-                                   trace->bytes));
-    VTCI_REQUIRE(f->call,
-                 !vtci_ranges_meet(trace->data, trace->bytes, x->data, vtci_span_bytes(x)),
+    VTCI_TRY(
+        vtci_plan_check_apart(f->call, plan, n, n_out, n_nnz, "trace", trace->data, trace->bytes));
+    VTCI_REQUIRE(f->call, !vtci_ranges_meet(trace->data, trace->bytes, x->data, vtci_span_bytes(x)),
                  VTC_ERR_OVERLAP, "an array of trace overlaps x");
     VTCI_REQUIRE(f->call,
                  mass == NULL ||
@@ -356,10 +355,10 @@ vtc_status vtci_focus_check_outputs(const vtci_focus *f, const vtc_plan *plan, s
     const size_t n = vtci_focus_rows(f);
 
     VTCI_TRY(vtci_plan_open(f->call, plan, n, n_out, n_nnz));
-    VTCI_TRY(vtci_plan_check_apart(f->call, plan, n, n_out, n_nnz, "x", x->data,
-                                   vtci_span_bytes(x)));
-    VTCI_TRY(vtci_plan_check_apart(f->call, plan, n, n_out, n_nnz, "mass", mass,
-                                   n * sizeof(*mass)));
+    VTCI_TRY(
+        vtci_plan_check_apart(f->call, plan, n, n_out, n_nnz, "x", x->data, vtci_span_bytes(x)));
+    VTCI_TRY(
+        vtci_plan_check_apart(f->call, plan, n, n_out, n_nnz, "mass", mass, n * sizeof(*mass)));
     for (size_t i = 0; i < n_traces; i++) {
         if (traces[i].data == NULL)
             continue;

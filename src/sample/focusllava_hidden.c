@@ -16,7 +16,7 @@
 
 enum { BLOCK = 16 }; /* rows of a task */
 
-static const double LEAST_LENGTH = 1e-12; /* of a product of two                             */
+static const double LEAST_LENGTH = 1e-12;  /* of a product of two                             */
 static const double LEAST_TEXT = 0x1p-100; /* of a row of text whose reciprocal is an F32 weight */
 
 struct hidden {
@@ -50,10 +50,9 @@ static void lay_out(vtci_arena *arena, struct hidden *h)
     const size_t d = h->visual.n_cols;
 
     h->direction = vtci_take(arena, d, sizeof(*h->direction));
-    h->length =
-        vtci_take(arena, vtci_add(h->visual.n_rows, h->text.n_rows), sizeof(*h->length));
-    h->slices = vtci_take_slices(arena, h->call, vtci_mul(vtci_mul(2, d), sizeof(float)),
-                                 &h->slice_stride);
+    h->length = vtci_take(arena, vtci_add(h->visual.n_rows, h->text.n_rows), sizeof(*h->length));
+    h->slices =
+        vtci_take_slices(arena, h->call, vtci_mul(vtci_mul(2, d), sizeof(float)), &h->slice_stride);
 }
 
 vtc_status vtc_focusllava_hidden_score_scratch(const vtc_tensor *visual, const vtc_tensor *text,
@@ -143,8 +142,8 @@ static double sum_pairs(const struct hidden *h, size_t v, const float *x, float 
     double sum = 0.0;
 
     for (size_t i = 0; i < h->text.n_rows; i++)
-        sum += vtci_focus_cosine(row_of(&h->text, i, tmp), length[i], x, h->length[v],
-                                 h->text.n_cols);
+        sum +=
+            vtci_focus_cosine(row_of(&h->text, i, tmp), length[i], x, h->length[v], h->text.n_cols);
     return sum;
 }
 

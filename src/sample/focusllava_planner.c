@@ -6,11 +6,17 @@
 #include "../prune/planners.h"
 #include "focusllava.h"
 
-static vtc_focusllava_vision_params params_of(const void *params)
+/* The caller's parameters; a route that needs weights is not for a table without weights. */
+static vtc_status read_params(const void *from, vtc_focusllava_vision_params *p,
+                              const vtc_exec *exec)
 {
-    static const vtc_focusllava_vision_params defaults = VTC_FOCUSLLAVA_VISION_PARAMS_INIT;
+    vtci_call call;
 
-    return params == NULL ? defaults : *(const vtc_focusllava_vision_params *)params;
+    VTCI_TRY(vtci_begin(&call, "focusllava-vision", exec));
+    VTCI_TRY(vtci_focus_params(&call, p, from));
+    VTCI_REQUIRE(&call, !p->adaptive || p->route != VTC_FOCUSLLAVA_LINEAR, VTC_ERR_UNSUPPORTED,
+                 "the linear route needs a router: call vtc_focusllava_vision()");
+    return VTC_OK;
 }
 
 /* The features as a map. */
@@ -24,27 +30,17 @@ static vtc_tensor map_of(const vtc_plan_inputs *image)
     return map;
 }
 
-static vtc_status check_route(const vtc_focusllava_vision_params *p, const vtc_exec *exec)
-{
-    vtci_call call;
-
-    VTCI_TRY(vtci_begin(&call, "focusllava-vision", exec));
-    VTCI_REQUIRE(&call, p->route != VTC_FOCUSLLAVA_LINEAR, VTC_ERR_UNSUPPORTED,
-                 "the linear route needs a router: call vtc_focusllava_vision()");
-    return VTC_OK;
-}
-
 /* An adaptive route never gives more than the budget, and needs room for no more. */
 static vtc_status planner_count(const void *params, const vtc_plan_inputs *image, size_t n_keep,
                                 vtc_plan_count *count, const vtc_exec *exec)
 {
-    const vtc_focusllava_vision_params p = params_of(params);
+    vtc_focusllava_vision_params p;
     vtc_focusllava_size size;
     vtci_call call;
 
+    VTCI_TRY(read_params(params, &p, exec));
     if (!p.adaptive)
         return vtc_focusllava_topk_count(&p, image->grid_h, image->grid_w, n_keep, count, exec);
-    VTCI_TRY(check_route(&p, exec));
     VTCI_TRY(vtci_begin(&call, "focusllava-vision", exec));
     VTCI_TRY(vtc_focusllava_vision_size(&p, image->grid_h, image->grid_w, &size, exec));
     VTCI_REQUIRE(&call, n_keep >= size.least, VTC_ERR_BUDGET,
@@ -58,36 +54,36 @@ static vtc_status planner_count(const void *params, const vtc_plan_inputs *image
 static vtc_status planner_scratch(const void *params, const vtc_plan_inputs *image, size_t n_keep,
                                   const vtc_exec *exec, size_t *bytes)
 {
-    const vtc_focusllava_vision_params p = params_of(params);
     const vtc_tensor map = map_of(image);
+    vtc_focusllava_vision_params p;
 
+    VTCI_TRY(read_params(params, &p, exec));
     if (!p.adaptive)
         return vtc_focusllava_topk_scratch(&p, &map, n_keep, exec, bytes);
-    VTCI_TRY(check_route(&p, exec));
     return vtc_focusllava_vision_scratch(&p, &map, NULL, exec, bytes);
 }
 
 static vtc_status planner_check(const void *params, const vtc_plan_inputs *image, size_t n_keep,
                                 const vtc_exec *exec)
 {
-    const vtc_focusllava_vision_params p = params_of(params);
     const vtc_tensor map = map_of(image);
+    vtc_focusllava_vision_params p;
 
+    VTCI_TRY(read_params(params, &p, exec));
     if (!p.adaptive)
         return vtci_focusllava_topk_check(&p, &map, n_keep, exec);
-    VTCI_TRY(check_route(&p, exec));
     return vtci_focusllava_vision_within(&p, &map, NULL, NULL, n_keep, NULL, NULL, exec);
 }
 
 static vtc_status planner_plan(const void *params, const vtc_plan_inputs *image, size_t n_keep,
                                vtc_plan *plan, const vtc_exec *exec)
 {
-    const vtc_focusllava_vision_params p = params_of(params);
     const vtc_tensor map = map_of(image);
+    vtc_focusllava_vision_params p;
 
+    VTCI_TRY(read_params(params, &p, exec));
     if (!p.adaptive)
         return vtc_focusllava_topk(&p, &map, n_keep, image->mass, plan, NULL, exec);
-    VTCI_TRY(check_route(&p, exec));
     return vtci_focusllava_vision_within(&p, &map, NULL, image->mass, n_keep, plan, NULL, exec);
 }
 
@@ -106,7 +102,8 @@ static const vtc_param planner_params[] = {
     { "window", VTC_PARAM_SIZE, FIELD(window), 1, POOL_MAX, 4, "side of a region" },
     { "n_pools", VTC_PARAM_SIZE, FIELD(n_pools), 1, VTC_FOCUSLLAVA_MAX_SCALES, 3,
       "number of scales" },
-    { "pool_0", VTC_PARAM_SIZE, FIELD(pools[0]), 0, POOL_MAX, 4, "side of the first scale's cells" },
+    { "pool_0", VTC_PARAM_SIZE, FIELD(pools[0]), 0, POOL_MAX, 4,
+      "side of the first scale's cells" },
     { "pool_1", VTC_PARAM_SIZE, FIELD(pools[1]), 0, POOL_MAX, 2, "of the second's" },
     { "pool_2", VTC_PARAM_SIZE, FIELD(pools[2]), 0, POOL_MAX, 1, "of the third's" },
     { "pool_3", VTC_PARAM_SIZE, FIELD(pools[3]), 0, POOL_MAX, 0, "of the fourth's" },

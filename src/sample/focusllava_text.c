@@ -12,7 +12,6 @@
 #include "../linalg/order.h"
 #include "../prune/selection.h"
 
-#include <float.h>
 #include <math.h>
 
 static const double RATIO_SLACK = 1e-9, TOP_P_SLACK = 1e-12;
@@ -31,8 +30,7 @@ static vtc_status read_params(const vtci_call *call, vtc_focusllava_text_params 
     VTCI_REQUIRE(call, params->top_p >= 0.0 && params->top_p <= 1.0, VTC_ERR_RANGE,
                  "top_p is %g, 0 to 1 is needed", params->top_p);
     VTCI_REQUIRE(call,
-                 params->score == VTC_FOCUSLLAVA_ANY ||
-                     params->score == VTC_FOCUSLLAVA_ATTENTION ||
+                 params->score == VTC_FOCUSLLAVA_ANY || params->score == VTC_FOCUSLLAVA_ATTENTION ||
                      params->score == VTC_FOCUSLLAVA_HIDDEN,
                  VTC_ERR_RANGE, "score is %d", (int)params->score);
     VTCI_REQUIRE(call, n_visual <= INT32_MAX, VTC_ERR_OVERFLOW, "%zu tokens exceed int32",
@@ -121,14 +119,6 @@ static size_t count_by_share(const float *score, const int32_t *order, size_t n,
     return vtci_min(n, low + 1);
 }
 
-static vtc_status check_scores(const vtci_call *call, const float *score, size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        VTCI_REQUIRE(call, fabsf(score[i]) <= FLT_MAX, VTC_ERR_DATA, "score[%zu] is %g", i,
-                     (double)score[i]);
-    return VTC_OK;
-}
-
 vtc_status vtc_focusllava_text(const vtc_focusllava_text_params *params, const float *score,
                                size_t n_visual, const float *mass, vtc_plan *plan,
                                const vtc_exec *exec)
@@ -147,7 +137,7 @@ vtc_status vtc_focusllava_text(const vtc_focusllava_text_params *params, const f
     arena = vtci_arena_open(&call);
     int32_t *order = vtci_take(&arena, n, sizeof(*order));
     VTCI_TRY(vtci_arena_check(&call, &arena));
-    VTCI_TRY(check_scores(&call, score, n));
+    VTCI_TRY(vtci_check_scores(&call, score, n));
     if (by_top_p(&p)) {
         vtci_argsort_falling(order, score, n);
         n_keep = count_by_share(score, order, n, p.top_p);

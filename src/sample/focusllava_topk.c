@@ -1,11 +1,12 @@
 /*
- * FocusLLaVA's tokens of all regions and scales in one list, of which the best are kept: the literal
- * reading of "the pooled tokens are compared with the global feature map and the top ones are kept".
+ * FocusLLaVA's tokens of all regions and scales in one list, of which the best are kept: the
+ * literal reading of "the pooled tokens are compared with the global feature map and the top ones
+ * are kept".
  *
  *     score of a candidate = cos(token, mean of the map)
  *
- * Details are this library's choice, see vtc/sample.h. Candidates are pooled to be scored, and again
- * by vtc_plan_apply() where they are kept: none is stored.
+ * Details are this library's choice, see vtc/sample.h. Candidates are pooled to be scored, and
+ * again by vtc_plan_apply() where they are kept: none is stored.
  */
 #include "focusllava.h"
 
@@ -42,7 +43,8 @@ static size_t most_entries(const vtci_focus *f, size_t n_keep)
     for (size_t s = 0; s < f->params.n_pools; s++)
         pool = vtci_max(pool, f->params.pools[s]);
     return vtci_min(f->params.n_pools * vtci_focus_rows(f),
-                    vtci_mul(n_keep, vtci_mul(vtci_min(pool, f->grid_h), vtci_min(pool, f->grid_w))));
+                    vtci_mul(n_keep,
+                             vtci_mul(vtci_min(pool, f->grid_h), vtci_min(pool, f->grid_w))));
 }
 
 vtc_status vtc_focusllava_topk_count(const vtc_focusllava_vision_params *params, size_t grid_h,

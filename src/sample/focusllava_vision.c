@@ -1,8 +1,8 @@
 /*
  * FocusLLaVA's vision-guided sampler: one scale for each region of the map.
  *
- * Source: Zhu et al., arXiv 2411.14228, of which only summaries were at hand; vtc/sample.h says what
- * is known and what is this library's choice. There is no official code to depart from.
+ * Source: Zhu et al., arXiv 2411.14228, of which only summaries were at hand; vtc/sample.h says
+ * what is known and what is this library's choice. There is no official code to depart from.
  *
  *     g = mean of the map        for each region and scale: tokens = pooled cells, then a score
  *     scale of a region = argmax of its scores (or the first that reaches tau)
@@ -95,8 +95,7 @@ static vtc_status open_router(const vtci_call *call, const vtc_linear *router, s
         v->bias[s] = 0.0f;
     if (!call->query && !vtc_tensor_is_absent(&router->bias)) {
         float tmp[VTC_FOCUSLLAVA_MAX_SCALES];
-        const float *bias =
-            vtci_load_row(router->bias.data, router->bias.dtype, n_scales(v), tmp);
+        const float *bias = vtci_load_row(router->bias.data, router->bias.dtype, n_scales(v), tmp);
 
         for (size_t s = 0; s < n_scales(v); s++)
             v->bias[s] = bias[s];

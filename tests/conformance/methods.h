@@ -12,10 +12,12 @@ typedef struct method {
     vtc_status (*run)(run *r);
 } method;
 
+extern const method guided_methods[];
 extern const method pooling_methods[];
 extern const method project_methods[];
 extern const method project_conv_methods[];
 extern const method prune_methods[];
+extern const method sample_methods[];
 extern const method shuffle_methods[];
 
 #endif
