@@ -185,6 +185,59 @@ def tome_careful():
     return run
 
 
+def column_mean(n_heads, n, d, causal):
+    """The mean over heads and rows of a layer's whole attention, as the methods' authors do it."""
+    def build():
+        q, k = torch.rand(n_heads, n, d) * 2 - 1, torch.rand(n_heads, n, d) * 2 - 1
+        hidden = torch.full((n, n), -torch.inf).triu(1)
+
+        def run():
+            logits = q @ k.transpose(1, 2) / math.sqrt(d)
+            if causal:
+                logits = logits + hidden
+            return logits.softmax(-1).mean(0).mean(0)
+        return run
+    return build
+
+
+def column_mean_careful(n_heads, n, d, causal):
+    """Blocks of 64 rows into one reused array; causal ones end at the diagonal."""
+    def build():
+        q = (torch.rand(n_heads, n, d) * 2 - 1) / math.sqrt(d)
+        k = torch.rand(n_heads, n, d) * 2 - 1
+        hidden, room = torch.full((n, n), -torch.inf).triu(1), torch.empty(64 * n)
+
+        def run():
+            total = torch.zeros(n)
+            for h in range(n_heads):
+                for begin in range(0, n, 64):
+                    end = min(n, begin + 64)
+                    seen = end if causal else n
+                    logits = room[:(end - begin) * seen].view(end - begin, seen)
+                    torch.mm(q[h, begin:end], k[h, :seen].t(), out=logits)
+                    if causal:
+                        logits += hidden[begin:end, :seen]
+                    total[:seen] += logits.softmax(-1).sum(0)
+            return total.div_(n * n_heads)
+        return run
+    return build
+
+
+def last_row_published():
+    """FastV's score, as it would be from Q and K: the authors read it off the whole attention."""
+    q, k = torch.rand(32, 704, 128), torch.rand(32, 704, 128)
+    return lambda: (q[:, -1:] @ k.transpose(1, 2) / math.sqrt(128)).softmax(-1).mean(0)
+
+
+def last_row_careful():
+    q, k, logits = torch.rand(32, 128, 1), torch.rand(32, 704, 128), torch.empty(32, 704, 1)
+
+    def run():
+        torch.bmm(k, q, out=logits)
+        return logits.squeeze(2).mul_(128 ** -0.5).softmax(1).mean(0)
+    return run
+
+
 def caches():
     kept = torch.randperm(704)[:192].sort()[0]
     return [torch.rand(32, 704, 128) for _ in range(64)], kept
@@ -269,6 +322,15 @@ WORKLOADS = [
              internvl_published, internvl_careful, 143, at_most(1.02)),
     Workload("ToMe 577x1024 r=64, tokens merged", "tome/n577_c1024_r64_merge",
              tome_published, tome_careful, WARM, at_most(0.75)),
+    Workload("causal column mean 32x704x128", "score/column_mean_32x704x128_causal",
+             column_mean(32, 704, 128, True), column_mean_careful(32, 704, 128, True), 23.1,
+             {**at_most(0.25, ["published"]), **at_most(0.5, ["careful"])}),
+    Workload("column mean 16x577x64", "score/column_mean_16x577x64",
+             column_mean(16, 577, 64, False), column_mean_careful(16, 577, 64, False), WARM,
+             {**at_most(0.42, ["published"]), **at_most(0.35, ["careful"])}),
+    Workload("last row 32x704x128", "score/last_row_32x704x128",
+             last_row_published, last_row_careful, 11.5,
+             {**at_most(1.0, threads=[1]), **at_most(0.6, threads=[2])}),
     Workload("K/V gather 64x32x704x128->192", "kv/gather_64x32x704x128_192_f32",
              gather_published, gather_careful, 940, at_most(0.6, threads=[2])),
     Workload("LayerNorm 576x1024", "kernels/layer_norm_576x1024",

@@ -39,20 +39,17 @@ enum {
  */
 typedef struct vtc_attention_stats_params {
     size_t struct_size;
-    unsigned
-        want;    /* VTC_STATS_...                                             (default COL_MEAN) */
-    float scale; /* of the logits, > 0; 0: 1 / sqrt(d)                                (default 0) */
-    int causal;  /* the row at position p sees keys 0 .. p, else all                  (default 0) */
-    size_t row_offset; /* position of row 0; row m is at row_offset + m          (default 0) */
-    const int32_t
-        *positions;   /* [rows] positions instead, >= 0, in any order        (default NULL) */
-    size_t first_col; /* first key that is reported                             (default 0) */
-    size_t n_cols;    /* keys reported; SIZE_MAX: all from first_col on     (default SIZE_MAX) */
-    const int32_t
-        *voters;     /* [n_voters] rows that sums, means and maxima are over; NULL: all rows */
-    size_t n_voters; /*                                                           (default 0) */
-    const int32_t *chosen; /* [n_chosen] rows that VTC_STATS_ROWS reports */
-    size_t n_chosen; /*                                                           (default 0) */
+    unsigned want;            /* VTC_STATS_...                               (default COL_MEAN)  */
+    float scale;              /* of the logits, > 0; 0: 1 / sqrt(d)          (default 0)         */
+    int causal;               /* position p sees keys 0 .. p, else all       (default 0)         */
+    size_t row_offset;        /* row m is at position row_offset + m         (default 0)         */
+    const int32_t *positions; /* [rows] these instead, >= 0, in any order    (default NULL)      */
+    size_t first_col;         /* first key that is reported                  (default 0)         */
+    size_t n_cols;            /* keys reported; SIZE_MAX: all after that     (default SIZE_MAX)  */
+    const int32_t *voters;    /* [n_voters] rows of sums, means and maxima   (default NULL: all) */
+    size_t n_voters;          /*                                             (default 0)         */
+    const int32_t *chosen;    /* [n_chosen] rows that VTC_STATS_ROWS reports (default NULL)      */
+    size_t n_chosen;          /*                                             (default 0)         */
 } vtc_attention_stats_params;
 
 /* clang-format off */
@@ -105,13 +102,14 @@ vtc_attention_stats_scratch(const vtc_attention_stats_params *params, const vtc_
  * first, so heads run inside a block of 64 rows: parallel over heads, then rows; sums that are
  * wanted beside maxima come along. Sums and chosen rows without maxima are two such passes, the
  * second over the chosen rows only.
- * Scratch, floats: sums W (64 N + N d + 64 d + n_cols) + H n_cols, maxima and rows W (64 N + N d +
- * 64 d + 64) + 65 n_cols, W workers; the larger of the two, and 64 bytes of padding per array. No
- * M x N array.
+ * Scratch, floats, for W workers, with N rounded up to 16: W ((64 + d) N + 64 d + 64); for sums
+ * without maxima W n_cols + H n_cols more, for maxima and rows 65 n_cols; and up to 64 bytes of
+ * padding for each array. That is about W (130 + d) N + H N, whatever M is: there is no M x N
+ * array. Products are libvtc's own, exec->sgemm is not called.
  * Returns VTC_ERR_NULL, DTYPE, SHAPE, RANGE, OVERLAP, OVERFLOW or SCRATCH on error.
  * Checked against: the whole attention in double precision.
- * Source: the scores of MustDrop, FastV, SparseVLM, HoloV (DESIGN of each); Liu et al., arXiv
- * 2411.10803, for the maximum of the head mean.
+ * Source: Liu et al., "Multi-Stage Vision Token Dropping" (MustDrop), arXiv 2411.10803, for sum and
+ * maximum of the head mean.
  */
 VTC_API VTC_NODISCARD vtc_status vtc_attention_stats(const vtc_attention_stats_params *params,
                                                      const vtc_tensor *q, const vtc_tensor *k,
@@ -160,7 +158,7 @@ VTC_API VTC_NODISCARD vtc_status
 vtc_attention_stats_finish(const vtc_attention_stats_params *params, const void *state,
                            const vtc_attention_stats_out *out, const vtc_exec *exec);
 
-/* ---- attention of one row: [CLS] --------------------------------------------------------------
+/* ---- attention of one row: [CLS] -------------------------------------------------------------
  */
 
 typedef enum vtc_head_reduction {
@@ -171,10 +169,10 @@ typedef enum vtc_head_reduction {
 
 typedef struct vtc_cls_attention_params {
     size_t struct_size;
-    float scale;              /* of the logits, > 0; 0: 1 / sqrt(d)                  (default 0) */
+    float scale; /* of the logits, > 0; 0: 1 / sqrt(d)               (default 0)        */
     vtc_head_reduction heads; /*                                                  (default MEAN) */
-    size_t first_col; /* first key that is reported: 1 when key 0 is [CLS]           (default 0) */
-    size_t n_cols;    /* keys reported; SIZE_MAX: all from first_col on       (default SIZE_MAX) */
+    size_t first_col; /* first key reported: 1 when key 0 is [CLS]        (default 0)        */
+    size_t n_cols;    /* keys reported; SIZE_MAX: all after that          (default SIZE_MAX) */
 } vtc_cls_attention_params;
 
 /* clang-format off */
@@ -207,7 +205,7 @@ VTC_API VTC_NODISCARD vtc_status vtc_cls_attention(const vtc_cls_attention_param
                                                    const vtc_tensor *k_cls, float *a,
                                                    const vtc_exec *exec);
 
-/* ---- similarity of rows -----------------------------------------------------------------------
+/* ---- similarity of rows ----------------------------------------------------------------------
  */
 
 VTC_API VTC_NODISCARD vtc_status vtc_pair_cosine_scratch(const vtc_tensor *x, size_t n_pairs,

@@ -26,6 +26,8 @@ typedef enum vtci_activation {
     VTCI_N_ACTIVATIONS
 } vtci_activation;
 
+enum { VTCI_PANEL = 16 }; /* columns, see multiply_panels */
+
 typedef struct vtci_kernels {
     const char *name; /* "c", "avx2", "avx512", "neon" */
 
@@ -34,6 +36,15 @@ typedef struct vtci_kernels {
 
     /* sum of (x[i] - y[i])^2, of two rows in either order the same bits */
     float (*square_distance)(const float *x, const float *y, size_t n);
+
+    /*
+     * C [m, 16 n_panels] = A [m, k] B, with B cut into panels of 16 columns, each dense: [n_panels,
+     * k, 16]. For matrices of a few dozen rows, where sgemm spends a quarter of its time packing.
+     * Each element is one chain of multiply-adds over k in order: its bits depend on its row of A
+     * and its column of B alone, not on where they stand.
+     */
+    void (*multiply_panels)(float *c, size_t ldc, const float *a, size_t lda, const float *panels,
+                            size_t m, size_t n_panels, size_t k);
 
     /* y[i] = a * x[i]; y may be x */
     void (*scale)(float *y, const float *x, float a, size_t n);

@@ -29,6 +29,20 @@ static float square_distance_c(const float *x, const float *y, size_t n)
     return (float)sum;
 }
 
+static void multiply_panels_c(float *c, size_t ldc, const float *a, size_t lda, const float *panels,
+                              size_t m, size_t n_panels, size_t k)
+{
+    for (size_t j = 0; j < n_panels; j++, panels += k * VTCI_PANEL)
+        for (size_t i = 0; i < m; i++) {
+            float sum[VTCI_PANEL] = { 0.0f };
+
+            for (size_t l = 0; l < k; l++)
+                for (size_t col = 0; col < VTCI_PANEL; col++)
+                    sum[col] += a[i * lda + l] * panels[l * VTCI_PANEL + col];
+            memcpy(c + i * ldc + j * VTCI_PANEL, sum, sizeof(sum));
+        }
+}
+
 static void scale_c(float *y, const float *x, float a, size_t n)
 {
     for (size_t i = 0; i < n; i++)
@@ -370,6 +384,7 @@ const vtci_kernels vtci_kernels_c = {
     .name = "c",
     .dot = dot_c,
     .square_distance = square_distance_c,
+    .multiply_panels = multiply_panels_c,
     .scale = scale_c,
     .add = add_c,
     .multiply = multiply_c,

@@ -15,14 +15,14 @@
 #include <float.h>
 #include <math.h>
 
-enum { TILE = 64 };
+enum { TILE = 160 }; /* vision rows; below, sgemm spends too long packing the text for each tile */
 
 struct raters {
     const vtci_call *call;
     vtci_rows vision, text; /* [N, D], [T, D]                                           */
     float *wide_text;       /* [T, D] where sgemm cannot read the view                  */
     double *sums;           /* per tile [T]                                             */
-    char *slices;           /* per worker logits [TILE, T] and widened rows [TILE, D]   */
+    char *slices;           /* per worker logits [tile, T], widened rows [tile, D] */
     size_t slice_stride;
 };
 
@@ -38,9 +38,15 @@ static size_t leading_dim(const vtci_rows *rows)
     return rows->n_rows > 1 ? rows->row_stride / sizeof(float) : vtci_max(1, rows->n_cols);
 }
 
+/* Tiles of about equal height. */
 static size_t n_tiles(const struct raters *r)
 {
     return vtci_ceil_div(r->vision.n_rows, TILE);
+}
+
+static size_t tile_rows(const struct raters *r)
+{
+    return vtci_ceil_div(r->vision.n_rows, n_tiles(r));
 }
 
 static vtc_status open_raters(const vtci_call *call, const vtc_tensor *vision,
@@ -69,9 +75,10 @@ static void lay_out(vtci_arena *arena, struct raters *r)
     if (!is_plain(&r->text))
         r->wide_text = vtci_take(arena, vtci_mul(t, d), sizeof(*r->wide_text));
     r->sums = vtci_take(arena, vtci_mul(n_tiles(r), t), sizeof(*r->sums));
-    r->slices = vtci_take_slices(arena, r->call,
-                                 vtci_mul(vtci_mul(TILE, vtci_add(t, widened)), sizeof(float)),
-                                 &r->slice_stride);
+    r->slices =
+        vtci_take_slices(arena, r->call,
+                         vtci_mul(vtci_mul(tile_rows(r), vtci_add(t, widened)), sizeof(float)),
+                         &r->slice_stride);
 }
 
 vtc_status vtc_sparsevlm_raters_scratch(const vtc_tensor *vision, const vtc_tensor *text,
@@ -105,12 +112,13 @@ static const float *load_rows(const vtci_rows *rows, size_t first, size_t n, flo
 static void rate_tile(void *job, size_t index, size_t worker)
 {
     const struct raters *r = job;
-    const size_t d = r->text.n_cols, t = r->text.n_rows, begin = index * TILE;
-    const size_t n = vtci_min(TILE, r->vision.n_rows - begin);
+    const size_t d = r->text.n_cols, t = r->text.n_rows,
+                 begin = vtci_min(index * tile_rows(r), r->vision.n_rows);
+    const size_t n = vtci_min(tile_rows(r), r->vision.n_rows - begin);
     float *logits = (float *)(void *)(r->slices + worker * r->slice_stride);
     double *sum = r->sums + index * t;
     size_t ldv, ldt = d;
-    const float *vision = load_rows(&r->vision, begin, n, logits + TILE * t, &ldv);
+    const float *vision = load_rows(&r->vision, begin, n, logits + tile_rows(r) * t, &ldv);
     const float *text = r->wide_text;
 
     if (text == NULL)

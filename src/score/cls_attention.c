@@ -130,7 +130,8 @@ static void multiply_span(void *job, size_t index, size_t worker)
     const size_t d = c->q.n_cols, h = index / n_spans(c), begin = index % n_spans(c) * SPAN;
     const size_t end = vtci_min(begin + SPAN, c->n_keys);
     const size_t group = h / (c->q.n_rows / c->k.n_heads);
-    float *tmp = c->slice_stride == 0 ? NULL : (float *)(void *)(c->slices + worker * c->slice_stride);
+    float *tmp =
+        c->slice_stride == 0 ? NULL : (float *)(void *)(c->slices + worker * c->slice_stride);
     const float *q = vtci_load_row(vtci_row(&c->q, 0, h), c->q.dtype, d, tmp);
 
     if (tmp != NULL)

@@ -47,7 +47,8 @@ static void cosine_block(void *job, size_t index, size_t worker)
 {
     const struct cosines *c = job;
     const size_t channels = c->x.n_cols, end = vtci_min((index + 1) * BLOCK, c->n);
-    float *a = c->slice_stride == 0 ? NULL : (float *)(void *)(c->slices + worker * c->slice_stride);
+    float *a =
+        c->slice_stride == 0 ? NULL : (float *)(void *)(c->slices + worker * c->slice_stride);
     float *b = a == NULL ? NULL : a + channels;
 
     for (size_t i = index * BLOCK; i < end; i++) {

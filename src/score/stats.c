@@ -52,6 +52,8 @@ void vtci_stats_write_sums(const vtci_stats *s, const vtc_attention_stats_out *o
 {
     const double n_voters = (double)vtci_max(1, vtci_stats_n_voters(s));
 
+    if ((s->params.want & VTCI_STATS_SUMS) == 0)
+        return;
     for (size_t j = 0; j < s->params.n_cols; j++) {
         const double sum = column_sum(s, j);
 

@@ -91,18 +91,26 @@ static inline bool vtci_stats_has_means(const vtci_stats *s)
 
 /*
  * The rows of a pass are those on the lists it serves, ascending; each 64 in turn are a block. So
- * blocks depend on the lists alone: where a tile cuts one, the product is computed for all rows of
- * the block in their places, with zeros for those of other tiles.
+ * blocks depend on the lists alone. Of a block that a tile cuts, its rows of the tile are here.
  */
 typedef struct vtci_stats_block {
-    size_t n;               /* rows                                               */
-    size_t begin, end;      /* those of the tile                                  */
-    size_t first_col, cols; /* keys whose logits are needed                       */
-    size_t n_shown;         /* of the reported columns, those that any row sees   */
+    size_t n;               /* rows of the tile                                         */
+    size_t n_whole;         /* rows of the block                                        */
+    size_t n_before;        /* those of earlier tiles; and of these, the voters         */
+    size_t n_voters_before; /*                                                          */
+    size_t first_col, cols; /* keys whose logits are needed                             */
+    size_t ld;              /* of rows of logits: cols, to whole panels                 */
+    size_t n_shown;         /* of the reported columns, those that any row may see      */
     size_t row[VTCI_STATS_BLOCK];
     bool voter[VTCI_STATS_BLOCK];
     size_t slot[VTCI_STATS_BLOCK]; /* of a chosen row; else SIZE_MAX */
 } vtci_stats_block;
+
+/* Whether the last of its rows are in this tile. */
+static inline bool vtci_stats_is_last(const vtci_stats_block *block)
+{
+    return block->n_before + block->n == block->n_whole;
+}
 
 /* Which lists a pass serves, and how far it is in them. */
 typedef struct vtci_stats_walk {
@@ -119,37 +127,35 @@ size_t vtci_stats_seen(const vtci_stats *s, size_t row);
 /* Rows of the whole that vote. */
 size_t vtci_stats_n_voters(const vtci_stats *s);
 
-/* Parts of a worker's slice. */
+/* Parts of a worker's slice. N' is N to whole panels. */
 typedef struct vtci_stats_slice {
-    float *rows;    /* [BLOCK, d]                                */
-    float *keys;    /* [d, N] turned, or [N, d]                  */
-    float *logits;  /* [BLOCK, N + 1]                            */
-    float *partial; /* [n_cols]                                  */
+    float *rows;    /* [BLOCK, d]                                 */
+    float *keys;    /* [N' / 16, d, 16] panels, or [N, d]         */
+    float *logits;  /* [BLOCK, N' + 1]                            */
+    float *partial; /* [n_cols]                                   */
 } vtci_stats_slice;
 
 vtci_stats_slice vtci_stats_slice_of(const vtci_stats *s, size_t worker);
 void vtci_stats_lay_out(vtci_arena *arena, vtci_stats *s);
 
-/* Keys as sgemm takes them: [d, cols] turned or [cols, d]; in place where that is possible. */
+/* Keys in panels, where there are rows enough to make up for that, else rows. */
 typedef struct vtci_stats_keys {
     const float *data;
-    size_t ld;
-    bool turned;
+    size_t ld; /* of rows; 0: panels */
 } vtci_stats_keys;
 
-/* Turning pays from 9 rows on. Keys that k does not have yet are zeros. */
-vtci_stats_keys vtci_stats_load_keys(const vtci_stats *s, size_t head, size_t first_col,
-                                     size_t cols, bool turned, const vtci_stats_slice *slice);
-
-static inline bool vtci_stats_turns(size_t n_rows)
+static inline bool vtci_stats_panels_pay(size_t n_rows)
 {
-    return n_rows > 8;
+    return n_rows > 4;
 }
 
-/*
- * p [n, cols of the block] = exponentials of the logits of a head; weight [n] makes them softmax.
- * Rows of other tiles are left undefined; keys a row does not see are zeros.
+/* Keys first_col .. first_col + cols - 1 of a query head. Those that k does not have yet are zeros.
  */
+vtci_stats_keys vtci_stats_load_keys(const vtci_stats *s, size_t head, size_t first_col,
+                                     size_t cols, bool panels, const vtci_stats_slice *slice);
+
+/* p [n, ld] = exponentials of the block's logits in a head; weight [n] makes them softmax. Keys
+ * that a row does not see are zeros. */
 void vtci_stats_weigh(const vtci_stats *s, const vtci_stats_block *block, size_t head,
                       const vtci_stats_keys *keys, float *rows, float *p, float *weight);
 

@@ -19,12 +19,12 @@ struct wave {
     size_t per_slice;     /* heads in each slice  */
 };
 
-/* Where a head's weights are: [n, cols], then [n] factors. */
+/* Where a head's weights are: [n, ld], then [n] factors. */
 static float *head_weights(const struct wave *w, size_t i)
 {
     const vtci_stats_slice slice = vtci_stats_slice_of(w->s, i / w->per_slice);
 
-    return slice.logits + i % w->per_slice * w->block.n * (w->block.cols + 1);
+    return slice.logits + i % w->per_slice * w->block.n * (w->block.ld + 1);
 }
 
 static void weigh_head(void *job, size_t index, size_t worker)
@@ -34,10 +34,11 @@ static void weigh_head(void *job, size_t index, size_t worker)
     const vtci_stats_slice slice = vtci_stats_slice_of(w->s, worker);
     const size_t head = w->head + index;
     float *p = head_weights(w, index);
-    const vtci_stats_keys keys = vtci_stats_load_keys(w->s, head, block->first_col, block->cols,
-                                                      vtci_stats_turns(block->n), &slice);
+    const vtci_stats_keys keys =
+        vtci_stats_load_keys(w->s, head, block->first_col, block->cols,
+                             vtci_stats_panels_pay(block->n_whole), &slice);
 
-    vtci_stats_weigh(w->s, block, head, &keys, slice.rows, p, p + block->n * block->cols);
+    vtci_stats_weigh(w->s, block, head, &keys, slice.rows, p, p + block->n * block->ld);
 }
 
 /* Adds the wave's weights of row i to its mean. */
@@ -56,8 +57,8 @@ static void add_heads(const struct wave *w, size_t i)
         for (size_t h = 0; h < n; h++) {
             const float *p = head_weights(w, begin + h);
 
-            row[h] = p + i * block->cols + skipped;
-            factor[h] = share * p[block->n * block->cols + i];
+            row[h] = p + i * block->ld + skipped;
+            factor[h] = share * p[block->n * block->ld + i];
         }
         vtci_kernels_get()->combine(w->s->mean + i * w->s->params.n_cols, row, factor, n,
                                     block->n_shown, w->head + begin != 0);
@@ -67,23 +68,20 @@ static void add_heads(const struct wave *w, size_t i)
 static void add_wave(void *job, size_t index, size_t worker)
 {
     const struct wave *w = job;
-    const size_t begin = w->block.begin + index * ROWS;
-    const size_t end = vtci_min(begin + ROWS, w->block.end);
+    const size_t end = vtci_min((index + 1) * ROWS, w->block.n);
 
     (void)worker;
-    for (size_t i = begin; i < end; i++)
+    for (size_t i = index * ROWS; i < end; i++)
         add_heads(w, i);
 }
 
 static void mean_of_heads(vtci_stats *s, struct wave *w)
 {
-    const size_t n_rows = w->block.end - w->block.begin;
-
     w->per_slice = BLOCK / w->block.n;
     for (w->head = 0; w->head < s->n_heads; w->head += w->n_heads) {
         w->n_heads = vtci_min(s->n_heads - w->head, vtci_n_workers(s->call) * w->per_slice);
         vtci_parallel(s->call, w->n_heads, weigh_head, w);
-        vtci_parallel(s->call, vtci_ceil_div(n_rows, ROWS), add_wave, w);
+        vtci_parallel(s->call, vtci_ceil_div(w->block.n, ROWS), add_wave, w);
     }
 }
 
@@ -94,7 +92,7 @@ static void keep_rows(const vtci_stats *s, const vtci_stats_block *block)
 {
     const size_t n_cols = s->params.n_cols;
 
-    for (size_t i = block->begin; i < block->end; i++) {
+    for (size_t i = 0; i < block->n; i++) {
         float *to;
 
         if (block->slot[i] == SIZE_MAX)
@@ -113,21 +111,19 @@ static void reduce_voters(const vtci_stats *s, const vtci_stats_block *block)
     float *open = t->open == NULL ? s->mean + BLOCK * n_cols : t->open;
     const float *row[BLOCK];
     float one[BLOCK];
-    size_t n = 0, n_before = 0;
+    size_t n = 0;
 
-    for (size_t i = 0; i < block->end; i++) {
+    for (size_t i = 0; i < block->n; i++) {
         if (!block->voter[i])
             continue;
-        n_before += i < block->begin;
         row[n] = s->mean + i * n_cols;
         one[n++] = 1.0f;
     }
-    if (t->max != NULL && n != n_before)
-        k->combine_max(t->max, row + n_before, NULL, n - n_before, block->n_shown, 1);
+    k->combine_max(t->max, row, NULL, n, block->n_shown, 1);
     if (t->sum == NULL)
         return;
-    k->combine(open, row + n_before, one, n - n_before, block->n_shown, n_before != 0);
-    if (block->end == block->n)
+    k->combine(open, row, one, n, block->n_shown, block->n_voters_before != 0);
+    if (vtci_stats_is_last(block))
         k->add(t->sum, t->sum, open, block->n_shown);
 }
 
@@ -137,6 +133,9 @@ void vtci_stats_run_means(vtci_stats *s)
     vtci_stats_walk walk = { votes, (s->params.want & VTC_STATS_ROWS) != 0, 0, 0 };
     struct wave w = { .s = s };
 
+    /* the mean of no heads is zero, as the totals are */
+    if (s->n_heads == 0)
+        return;
     while (vtci_stats_next(s, &walk, &w.block)) {
         if (w.block.n_shown != 0)
             mean_of_heads(s, &w);

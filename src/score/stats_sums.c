@@ -20,17 +20,16 @@ static size_t most_columns(const vtci_stats *s)
     return most;
 }
 
-/* The block's rows of the tile onto `open`, which a block's first row starts anew. */
+/* The block's rows of the tile onto `open`, which a block's first rows start anew. */
 static void add_rows(const vtci_stats *s, const vtci_stats_block *block, const float *p,
                      const float *weight, float *open)
 {
     const size_t skipped = s->params.first_col - block->first_col;
     const float *row[BLOCK];
 
-    for (size_t i = block->begin; i < block->end; i++)
-        row[i] = p + i * block->cols + skipped;
-    vtci_kernels_get()->combine(open, row + block->begin, weight + block->begin,
-                                block->end - block->begin, block->n_shown, block->begin != 0);
+    for (size_t i = 0; i < block->n; i++)
+        row[i] = p + i * block->ld + skipped;
+    vtci_kernels_get()->combine(open, row, weight, block->n, block->n_shown, block->n_before != 0);
 }
 
 static void sum_head(void *job, size_t head, size_t worker)
@@ -45,14 +44,14 @@ static void sum_head(void *job, size_t head, size_t worker)
     const size_t first_col = s->lse == NULL ? 0 : s->params.first_col;
     const vtci_stats_keys keys =
         vtci_stats_load_keys(s, head, first_col, most_columns(s),
-                             vtci_stats_turns(vtci_stats_n_voters(s)), &slice);
+                             vtci_stats_panels_pay(vtci_stats_n_voters(s)), &slice);
 
     while (vtci_stats_next(s, &walk, &block)) {
         if (block.n_shown == 0)
             continue;
         vtci_stats_weigh(s, &block, head, &keys, slice.rows, slice.logits, weight);
         add_rows(s, &block, slice.logits, weight, open);
-        if (block.end == block.n)
+        if (vtci_stats_is_last(&block))
             vtci_kernels_get()->add(sum, sum, open, block.n_shown);
     }
 }
