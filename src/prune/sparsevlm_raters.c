@@ -4,25 +4,27 @@
  *     P = softmax over text of V T^t      weight_t = mean over vision of P      raters: weight >
  * mean
  *
- * Tiles of vision rows: one sgemm, a softmax per row, sums over the tile. Sums of tiles are added
- * in order, in double.
+ * Text rows are turned into panels, vision rows pass them in tiles: logits, a softmax per row, sums
+ * over the tile. Sums of tiles are added in order, in double. A logit of this product depends on
+ * its two rows alone, not on where they stand, so that equal text tokens rate alike.
  */
 #include "../../include/vtc/guided.h"
 #include "../kernels/kernels.h"
-#include "../linalg/gemm.h"
 #include "../linalg/rows.h"
+#include "../linalg/transpose.h"
 
 #include <float.h>
 #include <math.h>
+#include <string.h>
 
-enum { TILE = 160 }; /* vision rows; below, sgemm spends too long packing the text for each tile */
+enum { TILE = 96, PANEL = VTCI_PANEL };
 
 struct raters {
     const vtci_call *call;
-    vtci_rows vision, text; /* [N, D], [T, D]                                           */
-    float *wide_text;       /* [T, D] where sgemm cannot read the view                  */
-    double *sums;           /* per tile [T]                                             */
-    char *slices;           /* per worker logits [tile, T], widened rows [tile, D] */
+    vtci_rows vision, text; /* [N, D], [T, D]                                                */
+    float *panels;          /* [T' / 16, D, 16], T' being T to whole panels                  */
+    double *sums;           /* per tile [T]                                                  */
+    char *slices;           /* per worker logits [TILE, T'], and rows that must be widened   */
     size_t slice_stride;
 };
 
@@ -38,15 +40,14 @@ static size_t leading_dim(const vtci_rows *rows)
     return rows->n_rows > 1 ? rows->row_stride / sizeof(float) : vtci_max(1, rows->n_cols);
 }
 
-/* Tiles of about equal height. */
 static size_t n_tiles(const struct raters *r)
 {
     return vtci_ceil_div(r->vision.n_rows, TILE);
 }
 
-static size_t tile_rows(const struct raters *r)
+static size_t n_panels(const struct raters *r)
 {
-    return vtci_ceil_div(r->vision.n_rows, n_tiles(r));
+    return vtci_ceil_div(r->text.n_rows, PANEL);
 }
 
 static vtc_status open_raters(const vtci_call *call, const vtc_tensor *vision,
@@ -59,7 +60,6 @@ static vtc_status open_raters(const vtci_call *call, const vtc_tensor *vision,
     VTCI_REQUIRE(call, vision->dim[0] != 0 && text->dim[0] != 0, VTC_ERR_SHAPE,
                  "raters of %zu vision tokens among %zu text tokens are asked for", vision->dim[0],
                  text->dim[0]);
-    VTCI_TRY(vtci_check_gemm(call, TILE, text->dim[0], text->dim[1]));
     *r = (struct raters){ 0 };
     r->call = call;
     r->vision = vtci_rows_of(vision);
@@ -70,15 +70,13 @@ static vtc_status open_raters(const vtci_call *call, const vtc_tensor *vision,
 static void lay_out(vtci_arena *arena, struct raters *r)
 {
     const size_t d = r->text.n_cols, t = r->text.n_rows;
-    const size_t widened = is_plain(&r->vision) ? 0 : d;
+    const size_t widened = is_plain(&r->vision) ? is_plain(&r->text) ? 0 : PANEL : TILE;
+    const size_t floats =
+        vtci_add(vtci_mul(TILE, vtci_mul(n_panels(r), PANEL)), vtci_mul(widened, d));
 
-    if (!is_plain(&r->text))
-        r->wide_text = vtci_take(arena, vtci_mul(t, d), sizeof(*r->wide_text));
+    r->panels = vtci_take(arena, vtci_mul(vtci_mul(n_panels(r), PANEL), d), sizeof(*r->panels));
     r->sums = vtci_take(arena, vtci_mul(n_tiles(r), t), sizeof(*r->sums));
-    r->slices =
-        vtci_take_slices(arena, r->call,
-                         vtci_mul(vtci_mul(tile_rows(r), vtci_add(t, widened)), sizeof(float)),
-                         &r->slice_stride);
+    r->slices = vtci_take_slices(arena, r->call, vtci_mul(floats, sizeof(float)), &r->slice_stride);
 }
 
 vtc_status vtc_sparsevlm_raters_scratch(const vtc_tensor *vision, const vtc_tensor *text,
@@ -95,7 +93,7 @@ vtc_status vtc_sparsevlm_raters_scratch(const vtc_tensor *vision, const vtc_tens
     return vtci_end_query(&call, &arena, bytes);
 }
 
-/* n rows from `first` on as sgemm reads them, in place or in tmp. */
+/* n rows from `first` on at a distance of *ld floats, in place or in tmp. */
 static const float *load_rows(const vtci_rows *rows, size_t first, size_t n, float *tmp, size_t *ld)
 {
     if (is_plain(rows)) {
@@ -109,25 +107,43 @@ static const float *load_rows(const vtci_rows *rows, size_t first, size_t n, flo
     return tmp;
 }
 
+/* Behind the worker's logits. */
+static float *widened_rows(const struct raters *r, float *logits)
+{
+    return logits + TILE * n_panels(r) * PANEL;
+}
+
+static void turn_panel(void *job, size_t index, size_t worker)
+{
+    const struct raters *r = job;
+    const size_t d = r->text.n_cols, begin = index * PANEL;
+    const size_t n = vtci_min(PANEL, r->text.n_rows - begin);
+    float *logits = (float *)(void *)(r->slices + worker * r->slice_stride);
+    float *panel = r->panels + index * PANEL * d;
+    size_t ld;
+    const float *text = load_rows(&r->text, begin, n, widened_rows(r, logits), &ld);
+
+    if (n < PANEL)
+        memset(panel, 0, d * PANEL * sizeof(*panel));
+    vtci_transpose(panel, PANEL, text, ld, n, d);
+}
+
 static void rate_tile(void *job, size_t index, size_t worker)
 {
     const struct raters *r = job;
-    const size_t d = r->text.n_cols, t = r->text.n_rows,
-                 begin = vtci_min(index * tile_rows(r), r->vision.n_rows);
-    const size_t n = vtci_min(tile_rows(r), r->vision.n_rows - begin);
+    const vtci_kernels *k = vtci_kernels_get();
+    const size_t d = r->text.n_cols, t = r->text.n_rows, ldl = n_panels(r) * PANEL;
+    const size_t begin = index * TILE, n = vtci_min(TILE, r->vision.n_rows - begin);
     float *logits = (float *)(void *)(r->slices + worker * r->slice_stride);
     double *sum = r->sums + index * t;
-    size_t ldv, ldt = d;
-    const float *vision = load_rows(&r->vision, begin, n, logits + tile_rows(r) * t, &ldv);
-    const float *text = r->wide_text;
+    size_t ld;
+    const float *vision = load_rows(&r->vision, begin, n, widened_rows(r, logits), &ld);
 
-    if (text == NULL)
-        text = load_rows(&r->text, 0, t, NULL, &ldt);
-    vtci_sgemm(r->call, true, n, t, d, vision, ldv, text, ldt, logits, t);
+    k->multiply_panels(logits, ldl, vision, ld, r->panels, n, n_panels(r), d);
     for (size_t j = 0; j < t; j++)
         sum[j] = 0.0;
-    for (size_t i = 0; i < n; i++, logits += t) {
-        vtci_kernels_get()->softmax(logits, logits, NULL, 1.0f, t);
+    for (size_t i = 0; i < n; i++, logits += ldl) {
+        k->softmax(logits, logits, NULL, 1.0f, t);
         for (size_t j = 0; j < t; j++)
             sum[j] += logits[j];
     }
@@ -187,11 +203,7 @@ vtc_status vtc_sparsevlm_raters(const vtc_tensor *vision, const vtc_tensor *text
     arena = vtci_arena_open(&call);
     lay_out(&arena, &r);
     VTCI_TRY(vtci_arena_check(&call, &arena));
-    if (r.wide_text != NULL) {
-        size_t ld;
-
-        load_rows(&r.text, 0, r.text.n_rows, r.wide_text, &ld);
-    }
+    vtci_parallel(&call, n_panels(&r), turn_panel, &r);
     vtci_parallel(&call, n_tiles(&r), rate_tile, &r);
     mean = add_tiles(&r);
     VTCI_REQUIRE(&call, fabs(mean) <= DBL_MAX, VTC_ERR_DATA,
