@@ -117,11 +117,12 @@ static void run(bench_set *set)
 
 /* ---- table ----------------------------------------------------------------------------------- */
 
-/* Pooled tokens are measured and multiplied by the mean; the map is read. */
-#define FOCUS(keep, param, value)                                                            \
-    {                                                                                        \
-        "focusllava-vision", 1024, 0, 0, keep, (size_t)2 * 756 * 1024, (size_t)4 * N * 1024, \
-            param, value, false                                                              \
+/* The map is read for its mean, and again for the tokens, which are measured and multiplied by it.
+ */
+#define FOCUS(keep, param, value)                                                                  \
+    {                                                                                              \
+        "focusllava-vision", 1024, 0, 0, keep, (size_t)(N + 2 * 756) * 1024, (size_t)8 * N * 1024, \
+            param, value, false                                                                    \
     }
 static const struct shape focus_topk = FOCUS(128, NULL, 0);
 static const struct shape focus_similarity = FOCUS(N, "adaptive", 1);

@@ -79,10 +79,10 @@ VTC_API VTC_NODISCARD vtc_status vtc_fastv_scratch(size_t n_in, const vtc_exec *
  * n_keep 0 drops all, n_keep = n_in keeps all. Ties go to the lower row. Laws: kept rows ascend;
  * permuting tokens permutes the plan; the mass of what is dropped is lost; constant tokens stay.
  * Time O(n_in + n_keep log n_in). Returns VTC_ERR_BUDGET for n_keep above n_in, VTC_ERR_DATA for
- * NaN in score and for masses that are not positive and finite, else VTC_ERR_NULL, ROOM, OVERLAP,
- * OVERFLOW or SCRATCH.
- * Checked against: the authors' decoder loops (drop, mask, Hugging Face port), run (PyTorch 1.13).
- * Source: Chen et al., "An Image is Worth 1/2 Tokens After Layer 2", ECCV 2024, section 4.
+ * NaN or Inf in score and for masses that are not positive and finite, else VTC_ERR_NULL, ROOM,
+ * OVERLAP, OVERFLOW or SCRATCH. Checked against: the authors' decoder loops (drop, mask, Hugging
+ * Face port), run (PyTorch 1.13). Source: Chen et al., "An Image is Worth 1/2 Tokens After Layer
+ * 2", ECCV 2024, section 4.
  */
 VTC_API VTC_NODISCARD vtc_status vtc_fastv(const float *score, size_t n_in, size_t n_keep,
                                            const float *mass, vtc_plan *plan, const vtc_exec *exec);
@@ -193,9 +193,10 @@ VTC_API VTC_NODISCARD vtc_status vtc_sparsevlm_raters_scratch(const vtc_tensor *
  *   raters    [T]     out   the first n_raters are written, ascending
  *   n_raters          out
  *
- * One text token, or tokens that are all equal, have none above the mean: VTC_ERR_DATA, as for NaN
- * and Inf. N T D multiply-adds in tiles of vision rows, parallel. Scratch: T numbers per tile, per
- * worker a tile of logits and of widened rows. Else VTC_ERR_NULL, DTYPE, SHAPE, OVERLAP, OVERFLOW
+ * Equal text tokens rate alike. One token, or tokens that are all equal, have none above the mean:
+ * VTC_ERR_DATA, as for NaN and Inf. N T D multiply-adds in tiles of vision rows, parallel. Scratch:
+ * T D floats (T to whole 16), T numbers per tile of 96 rows, per worker 96 T logits and, of views
+ * that are not dense F32, up to 96 widened rows. Else VTC_ERR_NULL, DTYPE, SHAPE, OVERLAP, OVERFLOW
  * or SCRATCH. Checked against and source: see vtc_sparsevlm().
  */
 VTC_API VTC_NODISCARD vtc_status vtc_sparsevlm_raters(const vtc_tensor *vision,

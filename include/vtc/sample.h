@@ -144,7 +144,7 @@ vtc_focusllava_vision_scratch(const vtc_focusllava_vision_params *params, const 
  * in F32. In a clipped region two scales may have the same cells, an exact tie.
  * Cost: x is read twice, and once more for each scale with p > 1, and 2 C multiply-adds per pooled
  * token. Parallel over regions. Scratch: C doubles for each row of regions, the scores, and per
- * worker two rows.
+ * worker two rows, and the tokens of a region that coarser ones are pooled from.
  * Returns VTC_ERR_NULL, DTYPE, SHAPE, RANGE, ROOM, OVERLAP, OVERFLOW, SCRATCH, or VTC_ERR_DATA for
  * NaN and Inf in x, scores that are not finite and masses that are not positive and finite.
  */

@@ -20,6 +20,13 @@ typedef struct vtci_focus {
     size_t n_down, n_across; /* regions */
     vtci_rows x;             /* [H, W, C] as batches, rows and columns */
 
+    /* The largest of a cell is the largest of its parts: a scale whose cells are made of those of a
+     * finer one is pooled from these. Scales are visited from fine to coarse. */
+    size_t order[VTC_FOCUSLLAVA_MAX_SCALES]; /* scales by rising pool                            */
+    size_t base[VTC_FOCUSLLAVA_MAX_SCALES];  /* of each scale the finer one; n_pools: positions  */
+    size_t store[VTC_FOCUSLLAVA_MAX_SCALES]; /* first row of a base's tokens in a worker's slice */
+    size_t n_stored;                         /* rows of tokens in a slice                        */
+
     float *mean;        /* [C] of the map */
     double mean_length; /* its length     */
 
@@ -79,6 +86,7 @@ VTC_NODISCARD vtc_status vtci_focus_mean(vtci_focus *f);
 typedef struct vtci_focus_slice {
     float *token;   /* [C] */
     float *row;     /* [C] */
+    float *stored;  /* [n_stored, C] */
     double *length; /* of positions of a region, in raster order */
 } vtci_focus_slice;
 
@@ -87,8 +95,13 @@ vtci_focus_slice vtci_focus_slice_of(const vtci_focus *f, size_t worker);
 /* A position as floats, in place or in tmp [C]. */
 const float *vtci_focus_row(const vtci_focus *f, size_t r, size_t c, float *tmp);
 
-/* The pooled token of a cell, in place or in tmp [C]; `average` in any case for a region's mean. */
-const float *vtci_focus_pool(const vtci_focus *f, const vtci_box *cell, bool average, float *tmp);
+/* The mean of a box, in place or in tmp [C]. */
+const float *vtci_focus_average(const vtci_focus *f, const vtci_box *box, float *tmp);
+
+/* The pooled token of cell `index` of a scale, in place or in the slice. Those of its base must
+ * have been asked for before, in this region and by this worker. */
+const float *vtci_focus_token(const vtci_focus *f, const vtci_box *region, size_t s, size_t index,
+                              const vtci_focus_slice *slice);
 
 /* a b; in double where the sum leaves the range of F32. */
 double vtci_focus_dot(const float *a, const float *b, size_t n);

@@ -61,6 +61,51 @@ vtc_status vtci_focus_grid(const vtci_call *call, size_t grid_h, size_t grid_w, 
     return VTC_OK;
 }
 
+/* Whether scale s can be pooled from the cells of scale b. Positions are read where they are. */
+static bool is_finer(const vtci_focus *f, size_t b, size_t s)
+{
+    const size_t *pools = f->params.pools;
+
+    return pools[b] > 1 && pools[b] < pools[s] && pools[s] % pools[b] == 0;
+}
+
+/* The coarsest scale that s can be pooled from. */
+static size_t find_base(const vtci_focus *f, size_t s)
+{
+    size_t base = f->params.n_pools;
+
+    if (f->params.pool != VTC_FOCUSLLAVA_MAX)
+        return base;
+    for (size_t b = 0; b < f->params.n_pools; b++)
+        if (is_finer(f, b, s) &&
+            (base == f->params.n_pools || f->params.pools[b] > f->params.pools[base]))
+            base = b;
+    return base;
+}
+
+/* Visits scales from fine to coarse, and keeps the tokens that coarser ones are pooled from. */
+static void arrange_scales(vtci_focus *f)
+{
+    const size_t n = f->params.n_pools;
+    const vtci_box largest = { 0, 0, vtci_min(f->params.window, f->grid_h),
+                               vtci_min(f->params.window, f->grid_w) };
+
+    for (size_t s = 0; s < n; s++) {
+        size_t at = s;
+
+        for (; at > 0 && f->params.pools[f->order[at - 1]] > f->params.pools[s]; at--)
+            f->order[at] = f->order[at - 1];
+        f->order[at] = s;
+        f->base[s] = find_base(f, s);
+        f->store[s] = SIZE_MAX;
+    }
+    for (size_t s = 0; s < n; s++)
+        if (f->base[s] != n && f->store[f->base[s]] == SIZE_MAX) {
+            f->store[f->base[s]] = f->n_stored;
+            f->n_stored += vtci_focus_n_cells(f, &largest, f->base[s]);
+        }
+}
+
 vtc_status vtci_focus_open(const vtci_call *call, const vtc_focusllava_vision_params *params,
                            const vtc_tensor *x, vtci_focus *f)
 {
@@ -68,7 +113,9 @@ vtc_status vtci_focus_open(const vtci_call *call, const vtc_focusllava_vision_pa
     VTCI_TRY(vtci_focus_params(call, &f->params, params));
     VTCI_TRY(vtci_check_tensor(call, "x", x, VTCI_FLOATS, 3, 3, VTCI_IN));
     f->x = vtci_rows_of(x);
-    return vtci_focus_grid(call, x->dim[0], x->dim[1], f);
+    VTCI_TRY(vtci_focus_grid(call, x->dim[0], x->dim[1], f));
+    arrange_scales(f);
+    return VTC_OK;
 }
 
 /* ---- regions and cells ----------------------------------------------------------------------- */
@@ -161,8 +208,8 @@ static size_t region_area(const vtci_focus *f)
 void vtci_focus_lay_out(vtci_arena *arena, vtci_focus *f)
 {
     const size_t c = f->x.n_cols;
-    const size_t bytes =
-        vtci_add(vtci_mul(region_area(f), sizeof(double)), vtci_mul(vtci_mul(2, c), sizeof(float)));
+    const size_t bytes = vtci_add(vtci_mul(region_area(f), sizeof(double)),
+                                  vtci_mul(vtci_mul(vtci_add(2, f->n_stored), c), sizeof(float)));
 
     f->mean = vtci_take(arena, c, sizeof(*f->mean));
     f->sums = vtci_take(arena, vtci_mul(f->n_down, c), sizeof(*f->sums));
@@ -176,7 +223,7 @@ vtci_focus_slice vtci_focus_slice_of(const vtci_focus *f, size_t worker)
     double *length = (double *)(void *)at;
     float *token = (float *)(void *)(length + region_area(f));
 
-    return (vtci_focus_slice){ token, token + f->x.n_cols, length };
+    return (vtci_focus_slice){ token, token + f->x.n_cols, token + 2 * f->x.n_cols, length };
 }
 
 const float *vtci_focus_row(const vtci_focus *f, size_t r, size_t c, float *tmp)
@@ -184,20 +231,59 @@ const float *vtci_focus_row(const vtci_focus *f, size_t r, size_t c, float *tmp)
     return vtci_load_row(vtci_row(&f->x, r, c), f->x.dtype, f->x.n_cols, tmp);
 }
 
-const float *vtci_focus_pool(const vtci_focus *f, const vtci_box *cell, bool average, float *tmp)
+/* y = the largest, or the mean, of a box of several positions. */
+static void pool_positions(const vtci_focus *f, const vtci_box *box, bool average, float *y)
 {
-    const size_t area = vtci_box_area(cell);
-    const float weight = average ? (float)(1.0 / (double)area) : 1.0f;
+    const float weight = average ? (float)(1.0 / (double)vtci_box_area(box)) : 1.0f;
     vtci_combine sum;
 
-    if (area == 1)
-        return vtci_focus_row(f, cell->r0, cell->c0, tmp);
-    vtci_combine_begin(&sum, tmp, f->x.n_cols, f->x.dtype, !average);
-    for (size_t r = cell->r0; r < cell->r1; r++)
-        for (size_t c = cell->c0; c < cell->c1; c++)
+    vtci_combine_begin(&sum, y, f->x.n_cols, f->x.dtype, !average);
+    for (size_t r = box->r0; r < box->r1; r++)
+        for (size_t c = box->c0; c < box->c1; c++)
             vtci_combine_add(&sum, vtci_row(&f->x, r, c), weight);
     vtci_combine_end(&sum);
+}
+
+/* y = the largest of a cell's parts at the base of scale s. */
+static void pool_parts(const vtci_focus *f, const vtci_box *region, size_t s, const vtci_box *cell,
+                       const float *stored, float *y)
+{
+    const size_t base = f->base[s], p = f->params.pools[base];
+    const size_t n_across = vtci_ceil_div(region->c1 - region->c0, p);
+    const float *parts = stored + f->store[base] * f->x.n_cols;
+    vtci_combine top;
+
+    vtci_combine_begin(&top, y, f->x.n_cols, VTC_F32, true);
+    for (size_t r = (cell->r0 - region->r0) / p; r * p + region->r0 < cell->r1; r++)
+        for (size_t c = (cell->c0 - region->c0) / p; c * p + region->c0 < cell->c1; c++)
+            vtci_combine_add(&top, parts + (r * n_across + c) * f->x.n_cols, 1.0f);
+    vtci_combine_end(&top);
+}
+
+const float *vtci_focus_average(const vtci_focus *f, const vtci_box *box, float *tmp)
+{
+    if (vtci_box_area(box) == 1)
+        return vtci_focus_row(f, box->r0, box->c0, tmp);
+    pool_positions(f, box, true, tmp);
     return tmp;
+}
+
+const float *vtci_focus_token(const vtci_focus *f, const vtci_box *region, size_t s, size_t index,
+                              const vtci_focus_slice *slice)
+{
+    const vtci_box cell = vtci_focus_cell(f, region, s, index);
+    const bool is_base = f->store[s] != SIZE_MAX;
+    float *y = slice->token;
+
+    if (is_base)
+        y = slice->stored + (f->store[s] + index) * f->x.n_cols;
+    else if (vtci_box_area(&cell) == 1)
+        return vtci_focus_row(f, cell.r0, cell.c0, y);
+    if (f->base[s] != f->params.n_pools)
+        pool_parts(f, region, s, &cell, slice->stored, y);
+    else
+        pool_positions(f, &cell, f->params.pool == VTC_FOCUSLLAVA_AVERAGE, y);
+    return y;
 }
 
 double vtci_focus_dot(const float *a, const float *b, size_t n)

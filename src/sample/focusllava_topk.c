@@ -96,64 +96,75 @@ vtc_status vtc_focusllava_topk_scratch(const vtc_focusllava_vision_params *param
 
 /* ---- candidates ------------------------------------------------------------------------------ */
 
+/* The place of a scale's first token among those of its region. */
+static size_t first_of_scale(const vtci_focus *f, const vtci_box *region, size_t scale)
+{
+    size_t n = 0;
+
+    for (size_t s = 0; s < scale; s++)
+        n += vtci_focus_n_cells(f, region, s);
+    return n;
+}
+
 static void score_region(void *job, size_t index, size_t worker)
 {
     const struct topk *t = job;
     const vtci_focus *f = &t->map;
-    const bool average = f->params.pool == VTC_FOCUSLLAVA_AVERAGE;
     const vtci_focus_slice slice = vtci_focus_slice_of(f, worker);
     const vtci_box region = vtci_focus_region(f, index);
     float *score = t->scores + vtci_focus_first_candidate(f, index);
-    const size_t n = f->x.n_cols;
+    const size_t c = f->x.n_cols;
 
-    for (size_t s = 0; s < f->params.n_pools; s++)
-        for (size_t i = 0; i < vtci_focus_n_cells(f, &region, s); i++) {
-            const vtci_box cell = vtci_focus_cell(f, &region, s, i);
-            const float *token = vtci_focus_pool(f, &cell, average, slice.token);
+    for (size_t k = 0; k < f->params.n_pools; k++) {
+        const size_t s = f->order[k], n = vtci_focus_n_cells(f, &region, s);
+        const size_t first = first_of_scale(f, &region, s);
 
-            *score++ = (float)vtci_focus_cosine(token, vtci_focus_length(token, n), f->mean,
-                                                f->mean_length, n);
+        for (size_t i = 0; i < n; i++) {
+            const float *token = vtci_focus_token(f, &region, s, i, &slice);
+
+            score[first + i] = (float)vtci_focus_cosine(token, vtci_focus_length(token, c), f->mean,
+                                                        f->mean_length, c);
         }
+    }
 }
 
 /* Walks over all candidates in list order. */
 struct walk {
     const vtci_focus *f;
-    size_t region, scale, cell, place;
+    size_t region, scale;
+    size_t end; /* the place behind the cells of this region and scale */
     vtci_box region_box;
 };
 
 static struct walk first_candidate(const vtci_focus *f)
 {
-    struct walk w = { f, 0, 0, 0, 0, { 0, 0, 0, 0 } };
+    struct walk w = { f, 0, 0, 0, { 0, 0, 0, 0 } };
 
-    if (vtci_focus_rows(f) != 0)
+    if (vtci_focus_rows(f) != 0) {
         w.region_box = vtci_focus_region(f, 0);
+        w.end = vtci_focus_n_cells(f, &w.region_box, 0);
+    }
     return w;
 }
 
-static vtci_box next_candidate(struct walk *w)
+static void next_scale(struct walk *w)
 {
-    const vtci_box cell = vtci_focus_cell(w->f, &w->region_box, w->scale, w->cell);
-
-    w->place++;
-    if (++w->cell < vtci_focus_n_cells(w->f, &w->region_box, w->scale))
-        return cell;
-    w->cell = 0;
-    if (++w->scale < w->f->params.n_pools)
-        return cell;
-    w->scale = 0;
-    if (++w->region < w->f->n_down * w->f->n_across)
-        w->region_box = vtci_focus_region(w->f, w->region);
-    return cell;
+    if (++w->scale == w->f->params.n_pools) {
+        w->scale = 0;
+        w->region_box = vtci_focus_region(w->f, ++w->region);
+    }
+    w->end += vtci_focus_n_cells(w->f, &w->region_box, w->scale);
 }
 
-/* The cell of kept output j; call with j = 0, 1, ... */
-static vtci_box kept_cell(const struct topk *t, size_t j, struct walk *w)
+/* The cell at a place of the list that is not before the last one asked for. */
+static vtci_box cell_at(struct walk *w, size_t place)
 {
-    while (w->place < (size_t)t->order[j])
-        next_candidate(w);
-    return next_candidate(w);
+    const vtci_box *region = &w->region_box;
+
+    while (place >= w->end)
+        next_scale(w);
+    return vtci_focus_cell(w->f, region, w->scale,
+                           place - (w->end - vtci_focus_n_cells(w->f, region, w->scale)));
 }
 
 /* Scores all candidates, ranks them, and counts entries and shares. */
@@ -173,7 +184,7 @@ static vtc_status decide(struct topk *t)
         t->shares[i] = 0;
     t->n_nnz = 0;
     for (size_t j = 0; j < t->n_keep; j++) {
-        const vtci_box cell = kept_cell(t, j, &w);
+        const vtci_box cell = cell_at(&w, (size_t)t->order[j]);
 
         t->n_nnz += vtci_box_area(&cell);
         for (size_t r = cell.r0; r < cell.r1; r++)
@@ -207,15 +218,15 @@ static void write_score(const struct topk *t, const vtc_plan *plan)
         return;
     for (size_t i = 0; i < vtci_focus_rows(&t->map); i++)
         plan->score[i] = -INFINITY;
-    while (w.place < t->size.n_candidates) {
-        const float score = t->scores[w.place];
-        const vtci_box cell = next_candidate(&w);
+    for (size_t place = 0; place < t->size.n_candidates; place++) {
+        const float score = t->scores[place];
+        const vtci_box cell = cell_at(&w, place);
 
         for (size_t r = cell.r0; r < cell.r1; r++)
             for (size_t c = cell.c0; c < cell.c1; c++) {
                 float *best = &plan->score[r * t->map.grid_w + c];
 
-                *best = fmaxf(*best, score);
+                *best = score > *best ? score : *best;
             }
     }
 }
@@ -227,7 +238,7 @@ static void write_plan(const struct topk *t, const float *mass, vtc_plan *plan, 
 
     write_score(t, plan);
     for (size_t j = 0; j < t->n_keep; j++) {
-        const vtci_box cell = kept_cell(t, j, &w);
+        const vtci_box cell = cell_at(&w, (size_t)t->order[j]);
 
         at = vtci_focus_write_cell(&t->map, &cell, vtci_focus_weight(&t->map, &cell), plan, j, at);
         plan->mass[j] = (float)cell_mass(t, &cell, mass);

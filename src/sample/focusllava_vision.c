@@ -125,13 +125,11 @@ static void lay_out(vtci_arena *arena, struct vision *v)
 static double similarity(const vtci_focus *f, const vtci_box *region, size_t s,
                          const vtci_focus_slice *slice)
 {
-    const bool average = f->params.pool == VTC_FOCUSLLAVA_AVERAGE;
     const size_t n = vtci_focus_n_cells(f, region, s), c = f->x.n_cols;
     double sum = 0.0;
 
     for (size_t i = 0; i < n; i++) {
-        const vtci_box cell = vtci_focus_cell(f, region, s, i);
-        const float *token = vtci_focus_pool(f, &cell, average, slice->token);
+        const float *token = vtci_focus_token(f, region, s, i, slice);
 
         sum += vtci_focus_cosine(token, vtci_focus_length(token, c), f->mean, f->mean_length, c);
     }
@@ -150,11 +148,9 @@ static void measure_positions(const vtci_focus *f, const vtci_box *region,
 
 /* The sum over a cell's positions of their cosine with its token. */
 static double cell_fidelity(const vtci_focus *f, const vtci_box *region, const vtci_box *cell,
-                            const vtci_focus_slice *slice)
+                            const float *token, const vtci_focus_slice *slice)
 {
-    const bool average = f->params.pool == VTC_FOCUSLLAVA_AVERAGE;
     const size_t n = f->x.n_cols, across = region->c1 - region->c0;
-    const float *token = vtci_focus_pool(f, cell, average, slice->token);
     const double token_length = vtci_focus_length(token, n);
     double sum = 0.0;
 
@@ -178,7 +174,7 @@ static double fidelity(const vtci_focus *f, const vtci_box *region, size_t s,
     for (size_t i = 0; i < n; i++) {
         const vtci_box cell = vtci_focus_cell(f, region, s, i);
 
-        sum += cell_fidelity(f, region, &cell, slice);
+        sum += cell_fidelity(f, region, &cell, vtci_focus_token(f, region, s, i, slice), slice);
     }
     return sum / (double)vtci_box_area(region);
 }
@@ -224,8 +220,10 @@ static void score_region(void *job, size_t index, size_t worker)
     if (f->params.route == VTC_FOCUSLLAVA_FIDELITY)
         measure_positions(f, &region, &slice);
     if (f->params.route == VTC_FOCUSLLAVA_LINEAR)
-        mean = vtci_focus_pool(f, &region, true, slice.token);
-    for (size_t s = 0; s < n_scales(v); s++) {
+        mean = vtci_focus_average(f, &region, slice.token);
+    for (size_t k = 0; k < n_scales(v); k++) {
+        const size_t s = f->order[k];
+
         if (f->params.route == VTC_FOCUSLLAVA_SIMILARITY)
             scores[s] = (float)similarity(f, &region, s, &slice);
         else if (f->params.route == VTC_FOCUSLLAVA_FIDELITY)
