@@ -586,6 +586,30 @@ static void views_that_do_not_fit_are_refused(void **state)
     free_inputs(&i);
 }
 
+static void a_plan_in_the_decoders_memory_is_refused(void **state)
+{
+    const vtc_budget budget = vtc_budget_keep(4);
+    vtc_plan plan = empty_plan(N, 8, 0);
+    vtc_exec exec = test_exec(1);
+    int32_t *const keep = plan.keep;
+    error_log log;
+    inputs i;
+
+    (void)state;
+    make_inputs(&i, 114);
+    exec_scratch(&exec, 1 << 20);
+    record_errors(&exec, &log);
+    plan.keep = i.lm_keys.data;
+    assert_failed(&log,
+                  vtc_planner_plan(vtc_planner_find("fastv"), NULL, &i.in, &budget, &plan, NULL,
+                                   &exec),
+                  VTC_ERR_OVERLAP, "lm_keys overlaps keep");
+    plan.keep = keep;
+    exec_scratch_free(&exec);
+    free_plan(&plan);
+    free_inputs(&i);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -602,6 +626,7 @@ int main(void)
         cmocka_unit_test(bad_data_of_the_second_image_leave_outputs_untouched),
         cmocka_unit_test(no_rows_give_no_tokens),
         cmocka_unit_test(views_that_do_not_fit_are_refused),
+        cmocka_unit_test(a_plan_in_the_decoders_memory_is_refused),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

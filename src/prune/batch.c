@@ -118,18 +118,32 @@ vtc_status vtc_planner_scratch(const vtc_planner *planner, const void *params,
 
 /* ---- plans ----------------------------------------------------------------------------------- */
 
-/* The views that an image may be planned from are apart from the plan of all images. */
+/* The views that an image may be planned from are apart from the plan of all images. Those of the
+ * language model were checked only when the planner looks at them. */
 static vtc_status check_views_apart(const struct batch *batch, const vtc_plan *plan,
                                     const vtc_plan_count *n)
 {
-    const vtc_tensor *const view[] = { batch->inputs.features, batch->inputs.keys,
-                                       batch->inputs.cls_attention };
-    const char *const name[] = { "features", "keys", "cls_attention" };
+    const vtc_plan_inputs *in = &batch->inputs;
+    const unsigned sees = batch->planner.needs | batch->planner.uses;
+    const bool lm = (sees & VTC_NEED_LM) != 0;
+    const struct {
+        const char *name;
+        const vtc_tensor *view;
+    } views[] = {
+        { "features", in->features },
+        { "keys", in->keys },
+        { "cls_attention", in->cls_attention },
+        { "lm_query", lm ? in->lm_query : NULL },
+        { "lm_keys", lm ? in->lm_keys : NULL },
+        { "lm_hidden", (sees & VTC_NEED_HIDDEN) != 0 ? in->lm_hidden : NULL },
+        { "lm_embeddings", (sees & VTC_NEED_EMBEDDINGS) != 0 ? in->lm_embeddings : NULL },
+    };
 
-    for (size_t i = 0; i < sizeof(view) / sizeof(*view); i++)
-        if (view[i] != NULL)
-            VTCI_TRY(vtci_plan_check_apart(batch->call, plan, n->n_in, n->n_out, n->n_nnz, name[i],
-                                           view[i]->data, vtci_span_bytes(view[i])));
+    for (size_t i = 0; i < sizeof(views) / sizeof(*views); i++)
+        if (views[i].view != NULL)
+            VTCI_TRY(vtci_plan_check_apart(batch->call, plan, n->n_in, n->n_out, n->n_nnz,
+                                           views[i].name, views[i].view->data,
+                                           vtci_span_bytes(views[i].view)));
     return VTC_OK;
 }
 

@@ -7,8 +7,11 @@
 #include <string.h>
 
 static const vtc_planner *const planners[] = {
-    &vtci_planner_tome,      &vtci_planner_random,       &vtci_planner_strided,
-    &vtci_planner_mean_pool, &vtci_planner_image_resize,
+    &vtci_planner_tome,
+    &vtci_planner_random,
+    &vtci_planner_strided,
+    &vtci_planner_mean_pool,
+    &vtci_planner_image_resize,
     &vtci_planner_fastv,
     &vtci_planner_focusllava_text,
     &vtci_planner_focusllava_vision,
