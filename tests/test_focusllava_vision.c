@@ -556,8 +556,8 @@ static void arguments_are_checked_before_anything_is_written(void **state)
     b.x.rank = 2;
     refused(&b, VTC_ERR_SHAPE, "rank 2");
     set_up(&b, VTC_FOCUSLLAVA_SIMILARITY);
-    b.trace.scores = (float *)b.boxes;
-    refused(&b, VTC_ERR_OVERLAP, "trace");
+    b.trace.scores = b.mass;
+    refused(&b, VTC_ERR_OVERLAP, "trace overlaps mass");
     set_up(&b, VTC_FOCUSLLAVA_SIMILARITY);
     b.trace.scale = b.x.data;
     refused(&b, VTC_ERR_OVERLAP, "trace overlaps x");

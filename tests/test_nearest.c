@@ -37,9 +37,9 @@ static void errors_of_the_product_do_not_decide(void **state)
 
     (void)state;
     make_units(&seed, rows, N);
-    memcpy(rows + 5 * D, rows + 2 * D, D * sizeof(float)); /* rows 2, 5 and 7 are the same */
-    memcpy(rows + 7 * D, rows + 2 * D, D * sizeof(float));
-    memcpy(x, rows + 2 * D, sizeof(x));
+    memcpy(x, rows + 2 * D, sizeof(x)); /* rows 2, 5 and 7 are the same */
+    memcpy(rows + 5 * D, x, sizeof(x));
+    memcpy(rows + 7 * D, x, sizeof(x));
     for (size_t i = 0; i < N; i++)
         product[i] = product_of(x, rows + i * D);
     product[5] += 4e-7f;
