@@ -213,7 +213,7 @@ static vtc_status sparsevlm_step(run *r)
     TRY(vtc_sparsevlm_sizes(&params, n, &size, &r->exec));
     TRY(vtc_sparsevlm_count(&params, n, &count, &r->exec));
     TRY(run_plan(r, &count, &image));
-    noise = run_floats(r, "in.noise", size.n_recycled);
+    noise = size.n_recycled == 0 ? NULL : run_floats(r, "in.noise", size.n_recycled);
     trace.recycled = run_temporary(r, VTC_I32, 1, &size.n_recycled).data;
     TRY(vtc_sparsevlm_scratch(&params, n, &hidden, &r->exec, &bytes));
     run_scratch(r, bytes);
