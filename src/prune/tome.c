@@ -198,8 +198,8 @@ static void match_tile(void *job, size_t index, size_t worker)
     for (size_t a = begin; a < end; a++, cosine += n) {
         if (t->distill_token)
             cosine[0] = -INFINITY;
-        t->partner[a] = (int32_t)vtci_nearest_row(t->even + a * d, t->odd, cosine, n, d,
-                                                  &t->best[a]);
+        t->partner[a] =
+            (int32_t)vtci_nearest_row(t->even + a * d, t->odd, cosine, n, d, &t->best[a]);
     }
 }
 
