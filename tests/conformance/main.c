@@ -41,6 +41,7 @@ static const method *find_method(const test_case *c)
     static const method *const families[] = {
         ficoco_methods,
         fuse_methods,
+        guided_methods,
         idefics2_methods,
         mustdrop_methods,
         pooling_methods,
@@ -50,6 +51,7 @@ static const method *find_method(const test_case *c)
         qformer_methods,
         resample_methods,
         resampler_methods,
+        sample_methods,
         shuffle_methods,
     };
     /* clang-format on */

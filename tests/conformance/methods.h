@@ -16,6 +16,7 @@ extern const method mustdrop_methods[];
 extern const method ficoco_methods[];
 extern const method fuse_methods[];
 extern const method idefics2_methods[];
+extern const method guided_methods[];
 extern const method pooling_methods[];
 extern const method project_methods[];
 extern const method project_conv_methods[];
@@ -23,6 +24,7 @@ extern const method prune_methods[];
 extern const method qformer_methods[];
 extern const method resampler_methods[];
 extern const method resample_methods[];
+extern const method sample_methods[];
 extern const method shuffle_methods[];
 
 #endif
