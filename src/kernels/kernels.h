@@ -26,11 +26,22 @@ typedef enum vtci_activation {
     VTCI_N_ACTIVATIONS
 } vtci_activation;
 
+enum { VTCI_PANEL = 16 }; /* columns, see multiply_panels */
+
 typedef struct vtci_kernels {
     const char *name; /* "c", "avx2", "avx512", "neon" */
 
     /* sum of x[i] * y[i] */
     float (*dot)(const float *x, const float *y, size_t n);
+
+    /*
+     * C [m, 16 n_panels] = A [m, k] B, with B cut into panels of 16 columns, each dense: [n_panels,
+     * k, 16]. For matrices of a few dozen rows, where sgemm spends a quarter of its time packing.
+     * Each element is one chain of multiply-adds over k in order: its bits depend on its row of A
+     * and its column of B alone, not on where they stand.
+     */
+    void (*multiply_panels)(float *c, size_t ldc, const float *a, size_t lda, const float *panels,
+                            size_t m, size_t n_panels, size_t k);
 
     /* y[i] = a * x[i]; y may be x */
     void (*scale)(float *y, const float *x, float a, size_t n);
@@ -77,6 +88,11 @@ typedef struct vtci_kernels {
     /* p[i] = softmax of scale * x[i] + bias[i] over the row (bias NULL: none). p may be x. A row
      * that is -inf throughout gives NaN, as in PyTorch. n >= 1. */
     void (*softmax)(float *p, const float *x, const float *bias, float scale, size_t n);
+
+    /* p[i] = exp(scale * x[i] - top), 1 where that is more; returns their sum. p may be x. Softmax
+     * before its division when `top` is the largest logit, and after it when `top` is the logarithm
+     * of the sum. Values below 2^-126 are 0. */
+    float (*exp_sum)(float *p, const float *x, float scale, float top, size_t n);
 
     /*
      * y[i] = act(x[i] + bias[i]) (bias NULL: none). y may be x. NaN stays NaN; -inf gives NaN where

@@ -17,6 +17,20 @@ static float dot_c(const float *x, const float *y, size_t n)
     return (float)sum;
 }
 
+static void multiply_panels_c(float *c, size_t ldc, const float *a, size_t lda, const float *panels,
+                              size_t m, size_t n_panels, size_t k)
+{
+    for (size_t j = 0; j < n_panels; j++, panels += k * VTCI_PANEL)
+        for (size_t i = 0; i < m; i++) {
+            float sum[VTCI_PANEL] = { 0.0f };
+
+            for (size_t l = 0; l < k; l++)
+                for (size_t col = 0; col < VTCI_PANEL; col++)
+                    sum[col] += a[i * lda + l] * panels[l * VTCI_PANEL + col];
+            memcpy(c + i * ldc + j * VTCI_PANEL, sum, sizeof(sum));
+        }
+}
+
 static void scale_c(float *y, const float *x, float a, size_t n)
 {
     for (size_t i = 0; i < n; i++)
@@ -113,6 +127,19 @@ static void softmax_c(float *p, const float *x, const float *bias, float scale, 
 
     for (size_t i = 0; i < n; i++)
         p[i] = (float)(p[i] / sum);
+}
+
+static float exp_sum_c(float *p, const float *x, float scale, float top, size_t n)
+{
+    double sum = 0.0;
+
+    for (size_t i = 0; i < n; i++) {
+        const double logit = (double)scale * x[i] - top;
+
+        p[i] = logit > 0.0 ? 1.0f : expf((float)logit);
+        sum += p[i];
+    }
+    return (float)sum;
 }
 
 /* ---- activations ----------------------------------------------------------------------------- */
@@ -363,6 +390,7 @@ static void stream_rows_c(char *const *to, const char *const *from, size_t n_row
 const vtci_kernels vtci_kernels_c = {
     .name = "c",
     .dot = dot_c,
+    .multiply_panels = multiply_panels_c,
     .scale = scale_c,
     .add = add_c,
     .multiply = multiply_c,
@@ -376,6 +404,7 @@ const vtci_kernels vtci_kernels_c = {
     .max = max_c,
     .first_at_least = first_at_least_c,
     .softmax = softmax_c,
+    .exp_sum = exp_sum_c,
     .activate = activate_c,
     .layer_norm = layer_norm_c,
     .rms_norm = rms_norm_c,
