@@ -21,10 +21,8 @@
 #include "pool.h"
 #include "project.h"
 #include "prune.h"
-#include "qformer.h"
-#include "resampler.h"
-#include "score.h"
 #include "resample.h"
+#include "score.h"
 #include "shuffle.h"
 #include "weights.h"
 

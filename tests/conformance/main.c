@@ -39,16 +39,18 @@ static const method *find_method(const test_case *c)
 {
     /* clang-format off: one to a line */
     static const method *const families[] = {
-        idefics2_methods, pooling_methods, project_conv_methods, project_methods,
-        prune_methods,    qformer_methods, resampler_methods,    shuffle_methods,
+        fuse_methods,
+        idefics2_methods,
+        pooling_methods,
+        project_conv_methods,
+        project_methods,
+        prune_methods,
+        qformer_methods,
+        resample_methods,
+        resampler_methods,
+        shuffle_methods,
     };
     /* clang-format on */
-=======
-    static const method *const families[] = {
-        fuse_methods,  idefics2_methods, pooling_methods,  project_methods, project_conv_methods,
-        prune_methods, qformer_methods,  resample_methods, shuffle_methods
-    };
->>>>>>> perceiver
 
     for (size_t f = 0; f < sizeof(families) / sizeof(*families); f++)
         for (const method *m = families[f]; m->name != NULL; m++)
