@@ -1,17 +1,10 @@
-/*
- * Products with packed weights.
- *
- * K is taken in pieces: of each piece, the rows of A are packed for the tile kernel, then every
- * panel of the weights passes once through the first-level cache while all rows use it. A product's
- * bits depend on its values and K alone, not on how rows and outputs are shared out.
- */
+/* Weights packed once. */
 #include "packed.h"
 
 #include "rows.h"
+#include "transpose.h"
 
 #include <string.h>
-
-enum { K_PIECE = 256 };
 
 static size_t panel_cols(void)
 {
@@ -35,124 +28,67 @@ vtci_packed vtci_packed_take(vtci_arena *arena, const vtc_tensor *weight)
     return packed;
 }
 
+const char *vtci_packed_at(const vtci_packed *packed, size_t col, size_t begin)
+{
+    const size_t rows = col / panel_cols() * packed->k + begin;
+
+    return packed->panels + rows * panel_cols() * vtc_dtype_size(packed->dtype);
+}
+
+const float *vtci_packed_piece(const vtci_packed *packed, size_t col, size_t begin, size_t k,
+                               float *tmp)
+{
+    return vtci_load_row(vtci_packed_at(packed, col, begin), packed->dtype, k * panel_cols(), tmp);
+}
+
 /* ---- packing -----------------------------------------------------------------------------------
  */
 
 struct packing {
     const vtci_packed *packed;
     vtci_rows weight;
-    size_t size; /* bytes of an element */
 };
 
-static char *panel_at(const vtci_packed *packed, size_t panel)
+/* Rows first .. first + n - 1 of the weight become columns of a panel. */
+static void turn_f32(const struct packing *p, size_t first, size_t n, float *panel)
 {
-    const size_t bytes = vtc_dtype_size(packed->dtype) * panel_cols() * packed->k;
+    const void *from = vtci_row(&p->weight, 0, first);
 
-    return (char *)(uintptr_t)packed->panels + panel * bytes;
+    vtci_transpose(panel, panel_cols(), from, p->weight.row_stride / sizeof(float), n,
+                   p->packed->k);
+}
+
+static void turn_u16(const struct packing *p, size_t first, size_t n, uint16_t *panel)
+{
+    const size_t cols = panel_cols();
+
+    for (size_t j = 0; j < n; j++) {
+        const uint16_t *row = (const void *)vtci_row(&p->weight, 0, first + j);
+
+        for (size_t i = 0; i < p->packed->k; i++)
+            panel[i * cols + j] = row[i];
+    }
 }
 
 static void pack_panel(void *job, size_t index, size_t worker)
 {
     const struct packing *p = job;
-    const size_t cols = panel_cols(), k = p->packed->k, size = p->size;
-    char *panel = panel_at(p->packed, index);
+    const size_t first = index * panel_cols(), n = vtci_min(panel_cols(), p->packed->n - first);
+    const size_t bytes = panel_cols() * p->packed->k * vtc_dtype_size(p->packed->dtype);
+    void *panel = (void *)(uintptr_t)vtci_packed_at(p->packed, first, 0);
 
     (void)worker;
-    for (size_t j = 0; j < cols; j++) {
-        const size_t n = index * cols + j;
-        const char *row = n < p->packed->n ? vtci_row(&p->weight, 0, n) : NULL;
-
-        for (size_t i = 0; i < k; i++)
-            if (row == NULL)
-                memset(panel + (i * cols + j) * size, 0, size);
-            else
-                memcpy(panel + (i * cols + j) * size, row + i * size, size);
-    }
+    if (n < panel_cols())
+        memset(panel, 0, bytes);
+    if (p->packed->dtype == VTC_F32)
+        turn_f32(p, first, n, panel);
+    else
+        turn_u16(p, first, n, panel);
 }
 
 void vtci_packed_fill(const vtci_call *call, const vtci_packed *packed, const vtc_tensor *weight)
 {
-    struct packing p = { packed, vtci_rows_of(weight), vtc_dtype_size(weight->dtype) };
+    struct packing p = { packed, vtci_rows_of(weight) };
 
     vtci_parallel(call, vtci_ceil_div(packed->n, panel_cols()), pack_panel, &p);
-}
-
-/* ---- products ----------------------------------------------------------------------------------
- */
-
-static size_t padded_rows(size_t m)
-{
-    const size_t rows = vtci_kernels_get()->gemm_rows;
-
-    return vtci_mul(vtci_ceil_div(m, rows), rows);
-}
-
-size_t vtci_packed_floats(const vtci_packed *packed, size_t m)
-{
-    const vtci_kernels *k = vtci_kernels_get();
-    const size_t piece = vtci_min(K_PIECE, packed->k);
-    const size_t tile = k->gemm_rows * k->gemm_cols;
-    const size_t panel = packed->dtype == VTC_F32 ? 0 : piece * k->gemm_cols;
-
-    return vtci_add(vtci_mul(piece, padded_rows(m)), tile + panel);
-}
-
-/* Columns begin .. begin + k - 1 of A, gemm_rows rows to a block; rows that do not exist are 0. */
-static void pack_rows(float *to, const float *a, size_t lda, size_t m, size_t begin, size_t k)
-{
-    const size_t rows = vtci_kernels_get()->gemm_rows;
-
-    for (size_t first = 0; first < m; first += rows, to += rows * k)
-        for (size_t i = 0; i < rows; i++)
-            for (size_t p = 0; p < k; p++)
-                to[p * rows + i] = first + i < m ? a[(first + i) * lda + begin + p] : 0.0f;
-}
-
-/* A tile at the edge of C goes through `tmp`. */
-static void edge_tile(float *c, size_t ldc, size_t m, size_t n, const float *a, const float *b,
-                      size_t k, bool accumulate, float *tmp)
-{
-    const vtci_kernels *kernels = vtci_kernels_get();
-    const size_t ld = kernels->gemm_cols;
-
-    for (size_t i = 0; accumulate && i < m; i++)
-        memcpy(tmp + i * ld, c + i * ldc, n * sizeof(*c));
-    kernels->gemm_tile(tmp, ld, a, b, k, accumulate);
-    for (size_t i = 0; i < m; i++)
-        memcpy(c + i * ldc, tmp + i * ld, n * sizeof(*c));
-}
-
-/* One panel's piece of K with all rows. */
-static void multiply_panel(float *c, size_t ldc, size_t m, size_t n, const float *a, const float *b,
-                           size_t k, bool accumulate, float *tmp)
-{
-    const vtci_kernels *kernels = vtci_kernels_get();
-    const size_t rows = kernels->gemm_rows, cols = kernels->gemm_cols;
-
-    for (size_t i = 0; i < m; i += rows, a += rows * k, c += rows * ldc)
-        if (m - i >= rows && n == cols)
-            kernels->gemm_tile(c, ldc, a, b, k, accumulate);
-        else
-            edge_tile(c, ldc, vtci_min(rows, m - i), n, a, b, k, accumulate, tmp);
-}
-
-void vtci_packed_multiply(const vtci_packed *packed, size_t first, size_t n, size_t m,
-                          const float *a, size_t lda, float *c, size_t ldc, float *tmp)
-{
-    const vtci_kernels *kernels = vtci_kernels_get();
-    const size_t cols = kernels->gemm_cols, size = vtc_dtype_size(packed->dtype);
-    float *tile = tmp, *wide = tile + kernels->gemm_rows * cols;
-    float *rows = packed->dtype == VTC_F32 ? wide : wide + vtci_min(K_PIECE, packed->k) * cols;
-
-    for (size_t begin = 0; begin < packed->k; begin += K_PIECE) {
-        const size_t k = vtci_min(K_PIECE, packed->k - begin);
-
-        pack_rows(rows, a, lda, m, begin, k);
-        for (size_t j = 0; j < n; j += cols) {
-            const char *piece = panel_at(packed, (first + j) / cols) + begin * cols * size;
-            const float *b = vtci_load_row(piece, packed->dtype, k * cols, wide);
-
-            multiply_panel(c + j, ldc, m, vtci_min(cols, n - j), rows, b, k, begin != 0, tile);
-        }
-    }
 }
