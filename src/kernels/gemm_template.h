@@ -3,23 +3,29 @@
  * in registers over the whole of k.
  */
 
+/* Loops over the sums must go, or these do not live in registers. */
+#ifdef __clang__
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
 #define UNROLL _Pragma("GCC unroll 16")
+#endif
 
 /* A tile of n columns that take `vectors` vectors, the last of which is cut when `cut`. Rows from m
  * on are computed from row m - 1 and not stored. */
 INLINE void KERNEL(tile_of)(const int vectors, const int cut, float *c, size_t ldc,
-                            const float *const *rows, size_t step, const float *b, size_t k,
-                            size_t m, size_t n, int accumulate)
+                            const float *const *rows, size_t step, const float *b, size_t ldb,
+                            size_t k, size_t m, size_t n, int accumulate)
 {
     const size_t last = n - (size_t)(vectors - 1) * VL;
     vec sum[GEMM_ROWS][GEMM_VECTORS];
 
     UNROLL for (int i = 0; i < GEMM_ROWS; i++) UNROLL for (int j = 0; j < vectors; j++) sum[i][j] =
         fill(0.0f);
-    for (size_t p = 0; p < k; p++, b += GEMM_VECTORS * VL) {
+    for (size_t p = 0; p < k; p++, b += ldb) {
         vec row[GEMM_VECTORS];
 
-        UNROLL for (int j = 0; j < vectors; j++) row[j] = load(b + j * VL);
+        UNROLL for (int j = 0; j < vectors; j++) row[j] =
+            cut && j == vectors - 1 ? load_some(b + j * VL, last, 0.0f) : load(b + j * VL);
         UNROLL for (int i = 0; i < GEMM_ROWS; i++)
         {
             const vec x = fill(rows[i][p * step]);
@@ -46,23 +52,25 @@ INLINE void KERNEL(tile_of)(const int vectors, const int cut, float *c, size_t l
 
 /* C = A B, or C += A B: see gemm_tile in kernels.h. */
 ATTRIBUTES static void KERNEL(gemm_tile)(float *c, size_t ldc, const float *a, size_t row_stride,
-                                         size_t step, const float *b, size_t k, size_t m, size_t n,
-                                         int accumulate)
+                                         size_t step, const float *b, size_t ldb, size_t k,
+                                         size_t m, size_t n, int accumulate)
 {
     const float *rows[GEMM_ROWS];
 
     UNROLL for (int i = 0; i < GEMM_ROWS; i++) rows[i] =
         a + ((size_t)i < m ? (size_t)i : m - 1) * row_stride;
     if (n == GEMM_VECTORS * VL)
-        KERNEL(tile_of)(GEMM_VECTORS, 0, c, ldc, rows, step, b, k, m, n, accumulate);
-    else if (n > 2 * VL)
-        KERNEL(tile_of)(3, 1, c, ldc, rows, step, b, k, m, n, accumulate);
-    else if (n == 2 * VL)
-        KERNEL(tile_of)(2, 0, c, ldc, rows, step, b, k, m, n, accumulate);
+        KERNEL(tile_of)(GEMM_VECTORS, 0, c, ldc, rows, step, b, ldb, k, m, n, accumulate);
+    else if (n > (size_t)2 * VL)
+        KERNEL(tile_of)(3, 1, c, ldc, rows, step, b, ldb, k, m, n, accumulate);
+    else if (n == (size_t)2 * VL)
+        KERNEL(tile_of)(2, 0, c, ldc, rows, step, b, ldb, k, m, n, accumulate);
     else if (n > VL)
-        KERNEL(tile_of)(2, 1, c, ldc, rows, step, b, k, m, n, accumulate);
+        KERNEL(tile_of)(2, 1, c, ldc, rows, step, b, ldb, k, m, n, accumulate);
+    else if (n == VL)
+        KERNEL(tile_of)(1, 0, c, ldc, rows, step, b, ldb, k, m, n, accumulate);
     else
-        KERNEL(tile_of)(1, 1, c, ldc, rows, step, b, k, m, n, accumulate);
+        KERNEL(tile_of)(1, 1, c, ldc, rows, step, b, ldb, k, m, n, accumulate);
 }
 
 #if GEMM_VECTORS != 3

@@ -113,15 +113,15 @@ typedef struct vtci_kernels {
 
     /*
      * A tile of a matrix product: C [m, n] = A B, or C += A B when `accumulate`, 0 < m <= gemm_rows
-     * and 0 < n <= gemm_cols. Element (i, p) of A is a[i * row_stride + p * step]; B is packed, row
-     * p being the gemm_cols floats at b + p * gemm_cols, all of which may be read. Each sum is
-     * formed from 0 over p in order, then stored or added. gemm_depth rows of B stay in the nearest
-     * cache. gemm_is_fast: whether a product of such tiles is as fast as a good sgemm.
+     * and 0 < n <= gemm_cols. Element (i, p) of A is a[i * row_stride + p * step], element (p, j)
+     * of B is b[p * ldb + j]. Each sum is formed from 0 over p in order, then stored or added. It
+     * is fast when gemm_depth rows of B, gemm_cols of each, stay in the nearest cache.
+     * gemm_is_fast: whether a product of such tiles is as fast as a good sgemm.
      */
     size_t gemm_rows, gemm_cols, gemm_depth;
     int gemm_is_fast;
     void (*gemm_tile)(float *c, size_t ldc, const float *a, size_t row_stride, size_t step,
-                      const float *b, size_t k, size_t m, size_t n, int accumulate);
+                      const float *b, size_t ldb, size_t k, size_t m, size_t n, int accumulate);
 
     /*
      * Copies to[r] = from[r], `bytes` each, for r < n_rows in order; neither row of a pair may

@@ -168,8 +168,8 @@ static void ask_ahead(struct ahead *ahead)
 }
 
 static void multiply_panel(float *c, size_t ldc, const float *a, size_t row_stride, size_t step,
-                           size_t tile_stride, const float *b, size_t k, size_t m, size_t n,
-                           bool accumulate, struct ahead ahead)
+                           size_t tile_stride, const float *b, size_t ldb, size_t k, size_t m,
+                           size_t n, bool accumulate, struct ahead ahead)
 {
     const vtci_kernels *kernels = vtci_kernels_get();
     const size_t rows = kernels->gemm_rows;
@@ -177,17 +177,18 @@ static void multiply_panel(float *c, size_t ldc, const float *a, size_t row_stri
     ahead.per_tile = vtci_ceil_div(ahead.bytes, vtci_ceil_div(m, rows) * LINE) * LINE;
     for (size_t i = 0; i < m; i += rows, a += tile_stride, c += rows * ldc) {
         ask_ahead(&ahead);
-        kernels->gemm_tile(c, ldc, a, row_stride, step, b, k, vtci_min(rows, m - i), n, accumulate);
+        kernels->gemm_tile(c, ldc, a, row_stride, step, b, ldb, k, vtci_min(rows, m - i), n,
+                           accumulate);
     }
 }
 
 void vtci_panel_multiply(float *c, size_t ldc, const float *a, size_t row_stride, size_t step,
-                         size_t tile_stride, const float *b, size_t k, size_t m, size_t n,
-                         bool accumulate)
+                         size_t tile_stride, const float *b, size_t ldb, size_t k, size_t m,
+                         size_t n, bool accumulate)
 {
     const struct ahead none = { 0 };
 
-    multiply_panel(c, ldc, a, row_stride, step, tile_stride, b, k, m, n, accumulate, none);
+    multiply_panel(c, ldc, a, row_stride, step, tile_stride, b, ldb, k, m, n, accumulate, none);
 }
 
 /* What follows panel `index` of the group: the next one, or the first of the next piece. */
@@ -219,7 +220,7 @@ static void multiply_group(struct group *g, const float *rows, size_t m, float *
     for (size_t i = 0; i < m; i += BLOCK_ROWS)
         for (size_t j = 0; j < g->n; j += cols)
             multiply_panel(c + i * ldc + j, ldc, rows + i * g->k, 1, tile, tile * g->k,
-                           g->panel[j / cols], g->k, vtci_min(BLOCK_ROWS, m - i),
+                           g->panel[j / cols], cols, g->k, vtci_min(BLOCK_ROWS, m - i),
                            vtci_min(cols, g->n - j), g->begin != 0,
                            i == 0 ? after_panel(g, j / cols) : none);
 }

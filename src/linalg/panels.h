@@ -41,9 +41,10 @@ void vtci_panels_multiply(const vtci_panels *b, size_t batch, size_t col, size_t
                           const float *rows, size_t total, size_t first, size_t m, float *c,
                           size_t ldc, float *tmp);
 
-/* One panel `b` with m rows of any strides (gemm_tile in kernels.h). */
+/* C [m, n] = A B, or C += A B, over n <= gemm_cols columns and a k that B fits the cache with: see
+ * gemm_tile in kernels.h. A tile of rows begins tile_stride after the one before. */
 void vtci_panel_multiply(float *c, size_t ldc, const float *a, size_t row_stride, size_t step,
-                         size_t tile_stride, const float *b, size_t k, size_t m, size_t n,
-                         bool accumulate);
+                         size_t tile_stride, const float *b, size_t ldb, size_t k, size_t m,
+                         size_t n, bool accumulate);
 
 #endif
