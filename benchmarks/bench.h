@@ -98,6 +98,7 @@ typedef struct bench_case {
 } bench_case;
 
 /* Tables end with a case without name. */
+extern const bench_case bench_ficoco_cases[];
 extern const bench_case bench_machine_cases[];
 extern const bench_case bench_fuse_cases[];
 extern const bench_case bench_pool_cases[];

@@ -115,11 +115,14 @@ void bench_limit_name(const bench_limit *limit, char *name, size_t size)
 
     name[0] = '\0';
     if (limit->copy_bytes != 0)
-        snprintf(name, size, "memcpy %.3g MB", (double)limit->copy_bytes / 1e6);
+        used = (size_t)snprintf(name, size, "memcpy %.3g MB", (double)limit->copy_bytes / 1e6);
     for (size_t i = 0; i < limit->n_products && used < size; i++) {
         const bench_product *p = &limit->product[i];
 
-        used += (size_t)snprintf(name + used, size - used, i == 0 ? "sgemm " : " + ");
+        used += (size_t)snprintf(name + used, size - used,
+                                 used == 0 ? "sgemm "
+                                 : i == 0  ? " + sgemm "
+                                           : " + ");
         if (used < size && p->count > 1)
             used += (size_t)snprintf(name + used, size - used, "%zu x ", p->count);
         if (used < size)

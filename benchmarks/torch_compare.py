@@ -185,6 +185,47 @@ def tome_careful():
     return run
 
 
+def ficoco_step(s, x, r, published):
+    """A compressing layer of the released FiCoCo-V on head-mean attention. The published code takes
+    the softmax of every row; only those of discarded rows are used."""
+    cls, red = F.normalize(s[0, 1:], dim=0), F.normalize(s[1:, 1:].mean(1), dim=0)
+    score = 0.35 * cls - 0.65 * red
+    cells = score.view(12, 2, 12, 2).transpose(1, 2).reshape(144, 4)
+    lowest = torch.zeros_like(cells).scatter_(1, cells.argmin(1, keepdim=True), 1.0)
+    lowest = lowest.view(12, 12, 2, 2).transpose(1, 2).reshape(576) > 0
+    score = torch.where(lowest, torch.where(score > 0, score / 2, score * 2), score)
+    order = torch.cat([score.new_full((1,), math.inf), score]).argsort()
+    gone, kept = order[:r], order[r:]
+    rows = s[gone]
+    k = int((rows > torch.quantile(rows, 0.998, dim=1, keepdim=True)).sum(1).max())
+    if published:
+        value, target = F.softmax(s, -1).topk(k, -1)
+        share, target = (value / value.sum(-1, keepdim=True))[gone], target[gone].reshape(-1)
+    else:
+        value, target = rows.topk(k, -1)
+        share, target = value.softmax(-1), target.reshape(-1)
+    target = torch.where(target >= len(kept), target - r, target)
+
+    def compress(t):
+        added = (t[gone].unsqueeze(1) * share.unsqueeze(-1)).reshape(-1, t.shape[-1])
+        return t.index_select(0, kept).index_add_(0, target, added)
+    if published:
+        return compress(x) / compress(torch.ones_like(x[:, :1]))
+    y, size = compress(x), compress(torch.ones_like(x[:, :1]))
+    return y.div_(size)
+
+
+def ficoco_published():
+    """Attention is given to it, libvtc computes what it needs from Q and K."""
+    attention, x = torch.softmax(torch.rand(16, 577, 577) * 4, -1), torch.rand(577, 1024)
+    return lambda: ficoco_step(attention.mean(0), x, 64, True)
+
+
+def ficoco_careful():
+    attention, x = torch.softmax(torch.rand(16, 577, 577) * 4, -1), torch.rand(577, 1024)
+    return lambda: ficoco_step(attention.mean(0), x, 64, False)
+
+
 def column_mean(n_heads, n, d, causal):
     """The mean over heads and rows of a layer's whole attention, as the methods' authors do it."""
     def build():
@@ -404,6 +445,8 @@ WORKLOADS = [
              qformer_published, None, 420, at_most(0.65)),
     Workload("ToMe 577x1024 r=64, tokens merged", "tome/n577_c1024_r64_merge",
              tome_published, tome_careful, WARM, at_most(0.75)),
+    Workload("FiCoCo-V step 577x1024 r=64", "ficoco_v/n577_c1024_r64_official_step",
+             ficoco_published, ficoco_careful, WARM, at_most(0.35, ["published"])),
     Workload("causal column mean 32x704x128", "score/column_mean_32x704x128_causal",
              column_mean(32, 704, 128, True), column_mean_careful(32, 704, 128, True), 23.1,
              {**at_most(0.25, ["published"]), **at_most(0.5, ["careful"])}),

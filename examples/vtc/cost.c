@@ -15,7 +15,8 @@ enum {
     TEXT_TOKENS = 60, /* as the published tables of LLaVA-1.5-7B have it */
     NEW_TOKENS = 64,
     KV_BITS = 16,
-    HEAD = 128 /* channels of a decoder head, in all of these models */
+    PER_LINE = 4, /* changes of the number of tokens */
+    HEAD = 128    /* channels of a decoder head, in all of these models */
 };
 
 static const struct option options_of_cost[] = {
@@ -223,6 +224,7 @@ static void print_line(const struct question *q, const char *what, double before
 static void print_where(const struct question *q)
 {
     const size_t n_layers = q->model->decoder.n_layers;
+    size_t n_printed = 0;
 
     if (q->stage == NULL) {
         printf("%zu visual tokens reach the language model instead of %zu; savings inside the\n"
@@ -231,9 +233,13 @@ static void print_where(const struct question *q)
         return;
     }
     printf("Visual tokens of decoder layers:");
-    for (size_t l = 0; l < n_layers; l++)
-        if (l == 0 || q->seen[l] != q->seen[l - 1])
-            printf("%s %zu from layer %zu", l == 0 ? "" : ",", q->seen[l], l);
+    for (size_t l = 0; l < n_layers; l++) {
+        if (l > 0 && q->seen[l] == q->seen[l - 1])
+            continue;
+        printf("%s%s%zu from layer %zu", n_printed == 0 ? "" : ",",
+               n_printed % PER_LINE == 0 ? "\n  " : " ", q->seen[l], l);
+        n_printed++;
+    }
     puts(".");
 }
 

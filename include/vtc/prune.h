@@ -5,6 +5,7 @@
 #ifndef VTC_PRUNE_H
 #define VTC_PRUNE_H
 
+#include "ficoco.h"
 #include "plan.h"
 
 #ifdef __cplusplus

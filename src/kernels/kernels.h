@@ -35,6 +35,16 @@ typedef struct vtci_kernels {
     float (*dot)(const float *x, const float *y, size_t n);
 
     /*
+     * y[a * y_stride + b] = sum over s < n_segments, i < n of x[a][s * x_step + i] *
+     * z[b][s * z_step + i], for a < n_x and b < n_z: all products of some rows with others, where a
+     * row may lie in segments (the heads of a token). The bits of one sum depend on its two rows,
+     * on n_segments and on n alone, not on its place among the others: equal rows give equal sums,
+     * which sgemm does not promise.
+     */
+    void (*dots)(float *y, size_t y_stride, const float *const *x, size_t n_x, size_t x_step,
+                 const float *const *z, size_t n_z, size_t z_step, size_t n_segments, size_t n);
+
+    /*
      * C [m, 16 n_panels] = A [m, k] B, with B cut into panels of 16 columns, each dense: [n_panels,
      * k, 16]. For matrices of a few dozen rows, where sgemm spends a quarter of its time packing.
      * Each element is one chain of multiply-adds over k in order: its bits depend on its row of A

@@ -270,6 +270,7 @@ ATTRIBUTES static size_t KERNEL(first_at_least)(const float *x, size_t n, float 
     return n;
 }
 
+#include "dots_template.h"
 #include "function_template.h"
 #include "gemm_template.h"
 
@@ -371,6 +372,7 @@ ATTRIBUTES static void KERNEL(f32_to_bf16)(uint16_t *y, const float *x, size_t n
 const vtci_kernels JOIN(vtci_kernels, SUFFIX) = {
     .name = NAME,
     .dot = KERNEL(dot),
+    .dots = KERNEL(dots),
     .multiply_panels = KERNEL(multiply_panels),
     .scale = KERNEL(scale),
     .add = KERNEL(add),

@@ -17,6 +17,20 @@ static float dot_c(const float *x, const float *y, size_t n)
     return (float)sum;
 }
 
+static void dots_c(float *y, size_t y_stride, const float *const *x, size_t n_x, size_t x_step,
+                   const float *const *z, size_t n_z, size_t z_step, size_t n_segments, size_t n)
+{
+    for (size_t a = 0; a < n_x; a++)
+        for (size_t b = 0; b < n_z; b++) {
+            double sum = 0.0;
+
+            for (size_t s = 0; s < n_segments; s++)
+                for (size_t i = 0; i < n; i++)
+                    sum += (double)x[a][s * x_step + i] * z[b][s * z_step + i];
+            y[a * y_stride + b] = (float)sum;
+        }
+}
+
 static void multiply_panels_c(float *c, size_t ldc, const float *a, size_t lda, const float *panels,
                               size_t m, size_t n_panels, size_t k)
 {
@@ -392,6 +406,7 @@ static void stream_rows_c(char *const *to, const char *const *from, size_t n_row
 const vtci_kernels vtci_kernels_c = {
     .name = "c",
     .dot = dot_c,
+    .dots = dots_c,
     .multiply_panels = multiply_panels_c,
     .scale = scale_c,
     .add = add_c,

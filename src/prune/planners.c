@@ -8,7 +8,8 @@
 
 static const vtc_planner *const planners[] = {
     &vtci_planner_tome,      &vtci_planner_random,       &vtci_planner_strided,
-    &vtci_planner_mean_pool, &vtci_planner_image_resize,
+    &vtci_planner_mean_pool, &vtci_planner_image_resize, &vtci_planner_ficoco_v,
+    &vtci_planner_ficoco_l,
 };
 
 const vtc_planner *vtc_planner_at(size_t i)

@@ -37,8 +37,9 @@ static bool variant_matches(const char *pattern, const char *variant)
 
 static const method *find_method(const test_case *c)
 {
-    /* clang-format off: one to a line */
+    /* clang-format off */
     static const method *const families[] = {
+        ficoco_methods,
         fuse_methods,
         idefics2_methods,
         pooling_methods,

@@ -1,0 +1,116 @@
+/* All products of rows with rows, on every table of row kernels. */
+#include "kernel_tables.h"
+
+#define UNIT 0x1p-24
+
+/* Rows of n_segments pieces of n floats, `step` apart, each row ending at unreadable memory. */
+struct dots {
+    size_t n_segments, n, x_step, z_step;
+    float *x[8], *z[19];
+    float y[8 * 20];
+};
+
+static void open_dots(struct dots *d, uint64_t *seed, size_t n_segments, size_t n)
+{
+    d->n_segments = n_segments;
+    d->n = n;
+    d->x_step = n + rng_below(seed, 3);
+    d->z_step = n + rng_below(seed, 3);
+    for (size_t r = 0; r < 8 + 19; r++) {
+        const size_t step = r < 8 ? d->x_step : d->z_step;
+        const size_t length = n_segments == 0 ? 0 : (n_segments - 1) * step + n;
+        float *row = guard_alloc(length * sizeof(*row));
+
+        rng_fill(seed, row, length);
+        if (r < 8)
+            d->x[r] = row;
+        else
+            d->z[r - 8] = row;
+    }
+    /* equal rows at different places of a tile */
+    memcpy(d->z[17], d->z[2], n_segments == 0 ? 0 : ((n_segments - 1) * d->z_step + n) * 4);
+}
+
+static void close_dots(struct dots *d)
+{
+    for (size_t r = 0; r < 8; r++)
+        guard_free(d->x[r]);
+    for (size_t r = 0; r < 19; r++)
+        guard_free(d->z[r]);
+}
+
+static void check_dots_of(const vtci_kernels *k, struct dots *d, size_t n_x, size_t n_z)
+{
+    memset(d->y, 0xff, sizeof(d->y));
+    k->dots(d->y, 20, (const float *const *)d->x, n_x, d->x_step, (const float *const *)d->z, n_z,
+            d->z_step, d->n_segments, d->n);
+    for (size_t a = 0; a < 8; a++)
+        for (size_t b = 0; b < 20; b++) {
+            const float got = d->y[a * 20 + b];
+            double want = 0.0, magnitude = 0.0;
+
+            if (a >= n_x || b >= n_z) {
+                assert_int_equal(bits_of(got), 0xffffffffu);
+                continue;
+            }
+            for (size_t s = 0; s < d->n_segments; s++)
+                for (size_t i = 0; i < d->n; i++) {
+                    const double product =
+                        (double)d->x[a][s * d->x_step + i] * d->z[b][s * d->z_step + i];
+
+                    want += product;
+                    magnitude += fabs(product);
+                }
+            /* each of at least 4 lanes rounds at every vector, then they are added up */
+            assert_true(fabs(got - want) <=
+                        ((double)(d->n_segments * (d->n / 4 + 1)) + 4) * UNIT * magnitude);
+            if (n_z > 17)
+                assert_true(same_value(d->y[a * 20 + 2], d->y[a * 20 + 17]));
+        }
+}
+
+static void check_dots_bits(const vtci_kernels *k, struct dots *d)
+{
+    float alone;
+
+    check_dots_of(k, d, 8, 19);
+    for (size_t a = 0; a < 8; a++)
+        for (size_t b = 0; b < 19; b++) {
+            k->dots(&alone, 1, (const float *const *)d->x + a, 1, d->x_step,
+                    (const float *const *)d->z + b, 1, d->z_step, d->n_segments, d->n);
+            assert_true(same_value(alone, d->y[a * 20 + b]));
+        }
+}
+
+static void check_dots(const vtci_kernels *k)
+{
+    uint64_t seed = 20;
+
+    for (size_t n = 0; n < 40; n++)
+        for (size_t n_segments = 0; n_segments < 4; n_segments++) {
+            struct dots d;
+
+            open_dots(&d, &seed, n_segments, n);
+            check_dots_of(k, &d, rng_below(&seed, 9), rng_below(&seed, 20));
+            check_dots_of(k, &d, 1, 19);
+            check_dots_of(k, &d, 0, 19);
+            check_dots_of(k, &d, 8, 0);
+            check_dots_bits(k, &d);
+            close_dots(&d);
+        }
+}
+
+static void dots_are_near_the_double_sums_wherever_a_pair_stands(void **state)
+{
+    (void)state;
+    on_every_table(check_dots);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(dots_are_near_the_double_sums_wherever_a_pair_stands),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
