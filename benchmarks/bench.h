@@ -102,6 +102,7 @@ extern const bench_case bench_ficoco_cases[];
 extern const bench_case bench_machine_cases[];
 extern const bench_case bench_fuse_cases[];
 extern const bench_case bench_pool_cases[];
+extern const bench_case bench_mustdrop_cases[];
 extern const bench_case bench_prune_cases[];
 extern const bench_case bench_plan_cases[];
 extern const bench_case bench_project_cases[];

@@ -12,6 +12,7 @@ static const bench_case *const families[] = {
     bench_machine_cases,
     bench_ficoco_cases,
     bench_fuse_cases,
+    bench_mustdrop_cases,
     bench_plan_cases,
     bench_pool_cases,
     bench_project_cases,

@@ -316,6 +316,57 @@ def perceiver_published():
         for layer in layers:
             z = layer(x, z)
         return norm(z)
+
+
+def alike_windows():
+    """577 tokens of which every other 3x3 window is merged, and the cells of all windows."""
+    grid = torch.rand(8, 1, 8, 1, 1024) - 0.5
+    alike = (torch.arange(8).view(8, 1, 1, 1, 1) + torch.arange(8).view(1, 1, 8, 1, 1)) % 2 == 0
+    x = torch.rand(577, 1024)
+    spread = torch.where(alike, 0.2, 2.0) * (torch.rand(8, 3, 8, 3, 1024) - 0.5)
+    x[1:] = (grid + spread).view(-1, 1024)
+    return x, torch.arange(576).view(8, 3, 8, 3).permute(0, 2, 1, 3).reshape(64, 9)
+
+
+def mustdrop_published():
+    """The authors' 9x9 cosines of every window, then their weighted merge."""
+    x, cells = alike_windows()
+    x = x[None]
+
+    def run():
+        cls, patches = x[:, :1], x[:, 1:]
+        tiles = patches.view(1, 8, 3, 8, 3, 1024).permute(0, 1, 3, 5, 2, 4)
+        tiles = tiles.reshape(1, 8, 8, 1024, 9)
+        similar = F.cosine_similarity(tiles.unsqueeze(-1), tiles.unsqueeze(-2), dim=3)
+        similar = (similar * (1 - torch.eye(9))).sum((-1, -2)).view(1, 64) / 72
+        best = similar.topk(int((similar >= 0.8).sum(1).min()), -1)[1]
+        stays = torch.ones(64, dtype=torch.bool)
+        stays[best[0]] = False
+        unmerged, merged = cells[stays].reshape(-1).sort()[0], cells[best[0]]
+        size = torch.ones(1, 576, 1)
+        sizes = torch.cat([torch.ones(1, 1, 1), size[0, merged].sum(1)[None], size[:, unmerged]], 1)
+        return torch.cat([cls, patches[0, merged].sum(1)[None], patches[:, unmerged]], 1) / sizes
+    return run
+
+
+def mustdrop_careful():
+    """Sums of unit vectors instead of all cosines, every large array reused."""
+    x, cells = alike_windows()
+    unit, y = torch.empty(576, 1024), torch.empty(321, 1024)
+    windows = unit.view(8, 3, 8, 3, 1024).permute(0, 2, 1, 3, 4)
+
+    def run():
+        torch.mul(x[1:], x[1:].norm(dim=1, keepdim=True).clamp_min_(1e-8).reciprocal_(), out=unit)
+        sums = windows.reshape(64, 9, 1024).sum(1)
+        similar = (sums.square_().sum(-1) - 9) / 72
+        best = similar.topk(int((similar >= 0.8).sum()))[1]
+        stays = torch.ones(64, dtype=torch.bool)
+        stays[best] = False
+        n = len(best)
+        y[0] = x[0]
+        torch.mean(x[1:].index_select(0, cells[best].view(-1)).view(n, 9, 1024), 1, out=y[1:1 + n])
+        torch.index_select(x[1:], 0, cells[stays].view(-1).sort()[0], out=y[1 + n:])
+        return y
     return run
 
 
@@ -447,6 +498,9 @@ WORKLOADS = [
              tome_published, tome_careful, WARM, at_most(0.75)),
     Workload("FiCoCo-V step 577x1024 r=64", "ficoco_v/n577_c1024_r64_official_step",
              ficoco_published, ficoco_careful, WARM, at_most(0.35, ["published"])),
+    Workload("MustDrop encode 24x24x1024", "mustdrop/encode_24x24x1024_3x3",
+             mustdrop_published, mustdrop_careful, WARM,
+             {**at_most(0.03, ["published"]), **at_most(0.4, ["careful"])}),
     Workload("causal column mean 32x704x128", "score/column_mean_32x704x128_causal",
              column_mean(32, 704, 128, True), column_mean_careful(32, 704, 128, True), 23.1,
              {**at_most(0.25, ["published"]), **at_most(0.5, ["careful"])}),

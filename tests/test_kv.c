@@ -256,6 +256,112 @@ static void a_source_may_repeat_its_heads(void **state)
     free_plan(&plan);
 }
 
+/* ---- all layers at once ---------------------------------------------------------------------- */
+
+enum { N_LAYERS = 5, N_PER_LAYER = 2, N_ALL = N_LAYERS * N_PER_LAYER };
+
+/* A model's caches: every layer has lengths, a plan and slots of its own, some stay whole. */
+typedef struct model {
+    shape from[N_LAYERS], to[N_LAYERS];
+    vtc_plan plan[N_LAYERS];
+    const vtc_plan *plan_of_layer[N_LAYERS];
+    int32_t *slot[N_LAYERS];
+    void *before[N_ALL];
+    vtc_kv src[N_ALL], dst[N_ALL];
+} model;
+
+static void open_layer(uint64_t *seed, model *m, size_t l)
+{
+    shape *s = &m->from[l];
+
+    *s = random_shape(seed);
+    m->to[l] = *s;
+    m->to[l].n_rows = rng_below(seed, s->n_rows + 1);
+    m->plan[l] = random_plan(seed, PLAN_ASCENDING, s->n_rows, m->to[l].n_rows);
+    m->plan_of_layer[l] = rng_below(seed, 3) == 0 ? NULL : &m->plan[l];
+    m->slot[l] = rng_below(seed, 2) ? random_slots(seed, s->n_rows + s->pad) : NULL;
+    for (size_t v = l * N_PER_LAYER; v < (l + 1) * N_PER_LAYER; v++) {
+        m->before[v] = random_bytes(seed, bytes_of(s));
+        m->src[v] = view_of(s, guard_alloc(bytes_of(s)), m->slot[l]);
+        m->dst[v] = view_of(&m->to[l], guard_alloc(bytes_of(&m->to[l])), NULL);
+        memcpy(m->src[v].data, m->before[v], bytes_of(s));
+        poison(m->dst[v].data, bytes_of(&m->to[l]));
+    }
+}
+
+static void close_layer(model *m, size_t l)
+{
+    for (size_t v = l * N_PER_LAYER; v < (l + 1) * N_PER_LAYER; v++) {
+        guard_free(m->before[v]);
+        guard_free(m->src[v].data);
+        guard_free(m->dst[v].data);
+    }
+    free(m->slot[l]);
+    free_plan(&m->plan[l]);
+}
+
+static void assert_layer(const model *m, size_t l)
+{
+    for (size_t v = l * N_PER_LAYER; v < (l + 1) * N_PER_LAYER; v++) {
+        const size_t bytes = bytes_of(&m->from[l]);
+
+        if (m->plan_of_layer[l] == NULL) {
+            assert_memory_equal(m->src[v].data, m->before[v], bytes);
+            assert_true(is_poisoned(m->dst[v].data, bytes_of(&m->to[l])));
+            continue;
+        }
+        assert_moved(&m->plan[l], &m->from[l], m->before[v], m->slot[l], &m->to[l], m->dst[v].data,
+                     NULL);
+        assert_moved(&m->plan[l], &m->from[l], m->before[v], m->slot[l], &m->from[l],
+                     m->src[v].data, m->slot[l]);
+    }
+}
+
+static void every_layer_moves_by_its_own_plan_and_some_stay_whole(void **state)
+{
+    uint64_t seed = 6;
+
+    (void)state;
+    for (int round = 0; round < 100; round++) {
+        vtc_exec exec = test_exec(rng_below(&seed, 6));
+        model m;
+
+        for (size_t l = 0; l < N_LAYERS; l++)
+            open_layer(&seed, &m, l);
+        assert_int_equal(vtc_plan_gather_kv_layers(m.plan_of_layer, N_LAYERS, m.src, m.dst,
+                                                   N_PER_LAYER, &exec),
+                         VTC_OK);
+        assert_int_equal(vtc_plan_compact_kv_layers(m.plan_of_layer, N_LAYERS, m.src, N_PER_LAYER,
+                                                    &exec),
+                         VTC_OK);
+        for (size_t l = 0; l < N_LAYERS; l++) {
+            assert_layer(&m, l);
+            close_layer(&m, l);
+        }
+    }
+}
+
+static void views_of_layers_that_stay_whole_are_not_looked_at(void **state)
+{
+    const vtc_plan *none[3] = { NULL, NULL, NULL };
+    unsigned char x[8] = { 1, 2, 3, 4, 5, 6, 7, 8 };
+    const shape s = { HEADS_TOKENS_D, 1, 1, 1, 8, 0 };
+    const int32_t rows[2] = { 3, 7 };
+    vtc_kv views[3] = { VTC_KV_INIT, VTC_KV_INIT, VTC_KV_INIT };
+    vtc_plan plan = empty_plan(8, 2, 0);
+
+    (void)state;
+    assert_int_equal(vtc_plan_select(&plan, 8, rows, 2, NULL, NULL), VTC_OK);
+    assert_int_equal(vtc_plan_compact_kv_layers(none, 3, NULL, 2, NULL), VTC_OK);
+    assert_int_equal(vtc_plan_compact_kv_layers(NULL, 0, NULL, 2, NULL), VTC_OK);
+    assert_int_equal(vtc_plan_compact_kv_layers(none, 3, views, 0, NULL), VTC_OK);
+    none[1] = &plan;
+    views[1] = view_of(&s, x, NULL);
+    assert_int_equal(vtc_plan_compact_kv_layers(none, 3, views, 1, NULL), VTC_OK);
+    assert_true(x[0] == 4 && x[1] == 8 && x[2] == 3);
+    free_plan(&plan);
+}
+
 static void nothing_to_move_is_fine(void **state)
 {
     vtc_plan plan = empty_plan(0, 0, 0);
@@ -424,6 +530,46 @@ static void views_of_a_later_version_keep_their_distance(void **state)
     free_plan(&plan);
 }
 
+static void layers_are_checked_before_any_moves(void **state)
+{
+    const vtc_plan *plans[2];
+    vtc_exec exec = VTC_EXEC_INIT;
+    vtc_kv views[2];
+    error_log log;
+    pair p, other;
+
+    (void)state;
+    set_up(&p);
+    set_up(&other);
+    plans[0] = &p.plan;
+    plans[1] = &other.plan;
+    views[0] = p.from;
+    views[1] = other.from;
+    record_errors(&exec, &log);
+    assert_failed(&log, vtc_plan_compact_kv_layers(NULL, 2, views, 1, &exec), VTC_ERR_NULL,
+                  "plan_of_layer is NULL");
+    views[1].n_rows = 5;
+    record_errors(&exec, &log);
+    assert_failed(&log, vtc_plan_compact_kv_layers(plans, 2, views, 1, &exec), VTC_ERR_SHAPE,
+                  "views[1] has 5 rows, the plan needs 6");
+    views[1] = p.from;
+    record_errors(&exec, &log);
+    assert_failed(&log, vtc_plan_compact_kv_layers(plans, 2, views, 1, &exec), VTC_ERR_OVERLAP,
+                  "views[1] is the same memory as views[0]");
+    views[1] = other.from;
+    other.plan.keep[1] = 0;
+    record_errors(&exec, &log);
+    assert_failed(&log, vtc_plan_compact_kv_layers(plans, 2, views, 1, &exec), VTC_ERR_RANGE,
+                  "keep must ascend in place");
+    other.plan.keep[1] = 6;
+    record_errors(&exec, &log);
+    assert_failed(&log, vtc_plan_gather_kv_layers(plans, 2, views, views, 1, &exec), VTC_ERR_RANGE,
+                  "keep[1] of plan is 6");
+    assert_true(is_poisoned(p.src, sizeof(p.src)));
+    free_plan(&p.plan);
+    free_plan(&other.plan);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -433,6 +579,9 @@ int main(void)
         cmocka_unit_test(very_large_moves_arrive_too),
         cmocka_unit_test(layouts_may_differ_in_strides),
         cmocka_unit_test(a_source_may_repeat_its_heads),
+        cmocka_unit_test(every_layer_moves_by_its_own_plan_and_some_stay_whole),
+        cmocka_unit_test(views_of_layers_that_stay_whole_are_not_looked_at),
+        cmocka_unit_test(layers_are_checked_before_any_moves),
         cmocka_unit_test(nothing_to_move_is_fine),
         cmocka_unit_test(views_are_checked),
         cmocka_unit_test(memory_that_is_written_must_be_apart),

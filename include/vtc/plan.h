@@ -249,6 +249,21 @@ VTC_API VTC_NODISCARD vtc_status vtc_plan_gather_kv(const vtc_plan *plan, const 
 VTC_API VTC_NODISCARD vtc_status vtc_plan_compact_kv(const vtc_plan *plan, const vtc_kv *views,
                                                      size_t n_views, const vtc_exec *exec);
 
+/*
+ * The same for all layers of a model at once, each by a plan of its own: layer l has the views
+ * [l * n_views] .. [l * n_views + n_views - 1] (K and V: n_views 2) and the plan plan_of_layer[l].
+ * A plan may stand for several layers. A layer whose plan is NULL stays whole: its views are
+ * neither looked at nor moved. To copy a layer whole to new memory, give it vtc_plan_identity().
+ * Parallel over all layers together. Errors and everything else as above, layer by layer.
+ */
+VTC_API VTC_NODISCARD vtc_status vtc_plan_gather_kv_layers(const vtc_plan *const *plan_of_layer,
+                                                           size_t n_layers, const vtc_kv *src,
+                                                           const vtc_kv *dst, size_t n_views,
+                                                           const vtc_exec *exec);
+VTC_API VTC_NODISCARD vtc_status vtc_plan_compact_kv_layers(const vtc_plan *const *plan_of_layer,
+                                                            size_t n_layers, const vtc_kv *views,
+                                                            size_t n_views, const vtc_exec *exec);
+
 /* ---- positions and masses -------------------------------------------------------------------- */
 
 typedef enum vtc_visual_rule {

@@ -62,12 +62,14 @@ typedef struct vtc_plan_inputs {
     const vtc_tensor *lm_embeddings; /* [L, D] input of the first decoder layer              */
     const int32_t *key_rows;         /* [n_key_rows] rows 0 .. N - 1 that are never dropped, */
     size_t n_key_rows;               /* ascending (MustDrop's key tokens)                    */
+    size_t first_row; /* set by the library for one image of a batch: its first row. key_rows are */
+                      /* then those of the image, and still numbered within the batch             */
 } vtc_plan_inputs;
 
 /* clang-format off */
 #define VTC_PLAN_INPUTS_INIT \
     { sizeof(vtc_plan_inputs), NULL, 0, 0, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, \
-      NULL, NULL, NULL, 0.0f, 0, 0, 0, NULL, NULL, NULL, NULL, 0 }
+      NULL, NULL, NULL, 0.0f, 0, 0, 0, NULL, NULL, NULL, NULL, 0, 0 }
 /* clang-format on */
 
 /* Bits of vtc_planner.needs and .uses */
@@ -185,6 +187,13 @@ typedef struct vtc_planner {
 
     /* Multiply-adds of plan(), to leading order, from sizes alone; NULL: none to speak of. */
     double (*cost)(const void *params, const vtc_plan_inputs *image, size_t n_keep);
+
+    /* NULL where images do not depend on each other. Else it tells how many tokens this image would
+     * keep, 0: the others do not bind it. Called for every image of a batch after check(); all are
+     * then planned with the largest of these numbers as n_keep, where their own is smaller. Uses
+     * the scratch memory of plan(). */
+    vtc_status (*settle)(const void *params, const vtc_plan_inputs *image, size_t n_keep,
+                         size_t *settled, const vtc_exec *exec);
 } vtc_planner;
 
 /* Planner i of the table, or NULL from the last one on. The order is fixed. */

@@ -315,6 +315,45 @@ VTC_API VTC_NODISCARD vtc_status vtc_key_cosine_scratch(const vtc_tensor *k, con
 VTC_API VTC_NODISCARD vtc_status vtc_key_cosine(const vtc_tensor *k, float *y,
                                                 const vtc_exec *exec);
 
+/* ---- windows of a grid ----------------------------------------------------------------------- */
+
+/* Whole windows of win_h x win_w cells in the grid. VTC_ERR_RANGE unless a window has two cells or
+ * more; VTC_ERR_SHAPE for a grid that is not a whole number of windows, unless `ragged_edges`:
+ * cells behind the last whole window are then in none. */
+VTC_API VTC_NODISCARD vtc_status vtc_window_count(size_t grid_h, size_t grid_w, size_t win_h,
+                                                  size_t win_w, int ragged_edges, size_t *n_windows,
+                                                  const vtc_exec *exec);
+
+VTC_API VTC_NODISCARD vtc_status vtc_window_similarity_scratch(const vtc_tensor *x, size_t grid_h,
+                                                               size_t grid_w, size_t win_h,
+                                                               size_t win_w, int ragged_edges,
+                                                               const vtc_exec *exec, size_t *bytes);
+
+/*
+ * vtc_window_similarity() tells how alike the cells of each window of a grid are: the mean cosine
+ * over the ordered pairs of different cells. Windows do not overlap and are numbered row by row.
+ *
+ *   x           [B, grid_h * grid_w, C] or without B  in    tokens in raster order
+ *   similarity  [B, W]                                out   W by vtc_window_count()
+ *
+ * With unit vectors u_i and s = sum u_i, the mean of the n (n - 1) cosines is
+ *
+ *     (|s|^2 - sum |u_i|^2) / (n (n - 1))
+ *
+ * so that no n x n array is made. Lengths are bounded below by 1e-8, as in PyTorch: a zero token
+ * has cosine 0 with all. NaN and Inf make their window NaN. Equal windows have equal bits. Within
+ * 2e-6 of the pairwise form. One pass over x, 2 B N C multiply-adds; parallel over groups of
+ * windows. Scratch, floats: C for each worker, twice that where x is 16 bit. Returns VTC_ERR_NULL,
+ * DTYPE, SHAPE, RANGE, OVERLAP, OVERFLOW or SCRATCH.
+ * Checked against: the pairwise form in double precision; MustDrop's authors' code, run.
+ * Source: Liu et al., "Multi-Stage Vision Token Dropping", arXiv 2411.10803 (the measure); the
+ * closed form is ours.
+ */
+VTC_API VTC_NODISCARD vtc_status vtc_window_similarity(const vtc_tensor *x, size_t grid_h,
+                                                       size_t grid_w, size_t win_h, size_t win_w,
+                                                       int ragged_edges, float *similarity,
+                                                       const vtc_exec *exec);
+
 #ifdef __cplusplus
 }
 #endif

@@ -100,6 +100,17 @@ vtc_status vtci_arena_check(const vtci_call *call, const vtci_arena *arena)
     return VTC_OK;
 }
 
+vtc_exec vtci_exec_behind(const vtci_call *call, const vtci_arena *arena)
+{
+    vtc_exec rest = call->exec;
+
+    if (rest.scratch != NULL) {
+        rest.scratch = (char *)rest.scratch + arena->used;
+        rest.scratch_size -= arena->used;
+    }
+    return rest;
+}
+
 vtc_status vtci_begin_query(vtci_call *call, const char *name, const vtc_exec *exec,
                             const size_t *bytes)
 {

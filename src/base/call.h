@@ -75,6 +75,10 @@ vtci_arena vtci_arena_open(const vtci_call *call);
 /* VTC_ERR_OVERFLOW or VTC_ERR_SCRATCH when the layout did not fit. */
 VTC_NODISCARD vtc_status vtci_arena_check(const vtci_call *call, const vtci_arena *arena);
 
+/* The executor for a public function called inside, with what is left of the scratch memory behind
+ * a checked arena. */
+vtc_exec vtci_exec_behind(const vtci_call *call, const vtci_arena *arena);
+
 VTC_NODISCARD vtc_status vtci_begin_query(vtci_call *call, const char *name, const vtc_exec *exec,
                                           const size_t *bytes);
 VTC_NODISCARD vtc_status vtci_end_query(const vtci_call *call, const vtci_arena *arena,

@@ -113,10 +113,15 @@ void vtci_combine_add(vtci_combine *c, const void *row, float weight)
     c->w[c->n_held++] = weight;
 }
 
-void vtci_combine_end(vtci_combine *c)
+void vtci_combine_flush(vtci_combine *c)
 {
     if (c->n_held != 0)
         combine_held(c);
-    else if (!c->started)
+}
+
+void vtci_combine_end(vtci_combine *c)
+{
+    vtci_combine_flush(c);
+    if (!c->started)
         memset(c->y, 0, c->n * sizeof(*c->y));
 }

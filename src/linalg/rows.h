@@ -48,6 +48,7 @@ typedef struct vtci_combine {
 
 void vtci_combine_begin(vtci_combine *c, float *y, size_t n, vtc_dtype dtype, bool max);
 void vtci_combine_add(vtci_combine *c, const void *row, float weight);
-void vtci_combine_end(vtci_combine *c); /* no row added: y becomes zeros */
+void vtci_combine_flush(vtci_combine *c); /* adds what is held now, while it is in a near cache */
+void vtci_combine_end(vtci_combine *c);   /* no row added: y becomes zeros */
 
 #endif

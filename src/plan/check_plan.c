@@ -140,6 +140,22 @@ vtc_status vtci_plan_check_apart_from(const vtci_call *call, const vtc_plan *pla
     return VTC_OK;
 }
 
+vtc_status vtci_plan_check_apart_written(const vtci_call *call, const vtc_plan *plan,
+                                         const vtci_plan_sizes *sizes, const vtc_plan *other,
+                                         const vtci_plan_sizes *other_sizes)
+{
+    struct array list[N_ARRAYS], arrays[N_ARRAYS];
+
+    list_arrays(plan, sizes->n_in, sizes->n_out, written_entries(plan, sizes->n_out, sizes->n_nnz),
+                list);
+    list_arrays(other, other_sizes->n_in, other_sizes->n_out,
+                written_entries(other, other_sizes->n_out, other_sizes->n_nnz), arrays);
+    for (size_t a = 0; a < N_ARRAYS; a++)
+        VTCI_TRY(check_meets_none(call, list, arrays[a].name, " of another plan", arrays[a].data,
+                                  arrays[a].bytes));
+    return VTC_OK;
+}
+
 vtc_status vtci_check_masses(const vtci_call *call, const float *mass, size_t n)
 {
     double total = 0.0;

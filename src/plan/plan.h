@@ -33,6 +33,17 @@ VTC_NODISCARD vtc_status vtci_plan_check_apart_from(const vtci_call *call, const
                                                     size_t n_in, size_t n_out, size_t n_nnz,
                                                     const char *what, const vtc_plan *part);
 
+/* How large a plan will be, as vtci_plan_open() takes it. */
+typedef struct vtci_plan_sizes {
+    size_t n_in, n_out, n_nnz;
+} vtci_plan_sizes;
+
+/* VTC_ERR_OVERLAP when two opened plans, both to be written, share memory. */
+VTC_NODISCARD vtc_status vtci_plan_check_apart_written(const vtci_call *call, const vtc_plan *plan,
+                                                       const vtci_plan_sizes *sizes,
+                                                       const vtc_plan *other,
+                                                       const vtci_plan_sizes *other_sizes);
+
 /* Sets the sizes and `reduce`. Writes the entries of a pure selection (n_nnz 0) when the plan has
  * `begin`, and `fate` when the plan has it. Sizes as given to vtci_plan_open(), or smaller. */
 void vtci_plan_finish(vtc_plan *plan, size_t n_in, size_t n_out, size_t n_nnz, vtc_reduce reduce);

@@ -15,6 +15,7 @@ struct batch {
     const void *params;
     vtc_plan_inputs inputs;
     const vtc_budget *budget;
+    size_t settled; /* tokens that every image keeps at least, once all were asked; else 0 */
 };
 
 /* ---- sizes ----------------------------------------------------------------------------------- */
@@ -30,6 +31,7 @@ static vtc_status open_batch(const vtci_call *call, const vtc_planner *planner, 
     batch->planner = none;
     batch->params = params;
     batch->budget = budget;
+    batch->settled = 0;
     VTCI_REQUIRE_PTR(call, planner);
     VTCI_TRY(vtci_params_read(call, &batch->planner, sizeof(batch->planner), planner));
     VTCI_REQUIRE(call, batch->planner.name != NULL && batch->planner.count != NULL, VTC_ERR_NULL,
@@ -41,7 +43,9 @@ static vtc_status open_batch(const vtci_call *call, const vtc_planner *planner, 
 static vtc_status open_image(const struct batch *batch, size_t b, vtci_image *image, size_t *n_keep)
 {
     vtci_image_open(image, &batch->inputs, b);
-    return vtc_budget_resolve(batch->budget, image->in.n_rows, n_keep, &batch->call->exec);
+    VTCI_TRY(vtc_budget_resolve(batch->budget, image->in.n_rows, n_keep, &batch->call->exec));
+    *n_keep = vtci_max(*n_keep, batch->settled);
+    return VTC_OK;
 }
 
 static vtc_status count_batch(const struct batch *batch, vtc_plan_count *total)
@@ -143,19 +147,32 @@ vtc_status vtc_planner_cost(const vtc_planner *planner, const void *params,
 
 /* ---- plans ----------------------------------------------------------------------------------- */
 
-/* The views that an image may be planned from are apart from the plan of all images. */
+static vtc_status check_view_apart(const struct batch *batch, const vtc_plan *plan,
+                                   const vtc_plan_count *n, const char *name,
+                                   const vtc_tensor *view)
+{
+    if (view == NULL)
+        return VTC_OK;
+    return vtci_plan_check_apart(batch->call, plan, n->n_in, n->n_out, n->n_nnz, name, view->data,
+                                 vtci_span_bytes(view));
+}
+
+/* The views that an image may be planned from are apart from the plan of all images. Those of the
+ * language model were only checked where the planner looks at them. */
 static vtc_status check_views_apart(const struct batch *batch, const vtc_plan *plan,
                                     const vtc_plan_count *n)
 {
-    const vtc_tensor *const view[] = { batch->inputs.features, batch->inputs.keys,
-                                       batch->inputs.cls_attention };
-    const char *const name[] = { "features", "keys", "cls_attention" };
+    const vtc_plan_inputs *in = &batch->inputs;
 
-    for (size_t i = 0; i < sizeof(view) / sizeof(*view); i++)
-        if (view[i] != NULL)
-            VTCI_TRY(vtci_plan_check_apart(batch->call, plan, n->n_in, n->n_out, n->n_nnz, name[i],
-                                           view[i]->data, vtci_span_bytes(view[i])));
-    return VTC_OK;
+    VTCI_TRY(check_view_apart(batch, plan, n, "features", in->features));
+    VTCI_TRY(check_view_apart(batch, plan, n, "keys", in->keys));
+    VTCI_TRY(check_view_apart(batch, plan, n, "cls_attention", in->cls_attention));
+    if (((batch->planner.needs | batch->planner.uses) & VTC_NEED_LM) == 0)
+        return VTC_OK;
+    VTCI_TRY(check_view_apart(batch, plan, n, "lm_query", in->lm_query));
+    VTCI_TRY(check_view_apart(batch, plan, n, "lm_keys", in->lm_keys));
+    VTCI_TRY(check_view_apart(batch, plan, n, "lm_log_sum_exp", in->lm_log_sum_exp));
+    return check_view_apart(batch, plan, n, "text_query", in->text_query);
 }
 
 /* Room and memory, before anything is written. */
@@ -176,6 +193,8 @@ static vtc_status check_batch(const struct batch *batch, const vtc_plan *plan,
                                    begin_bytes));
     VTCI_TRY(vtci_plan_check_apart(call, plan, n.n_in, n.n_out, n.n_nnz, "out_begin", out_begin,
                                    begin_bytes));
+    VTCI_TRY(vtci_plan_check_apart(call, plan, n.n_in, n.n_out, n.n_nnz, "key_rows", in->key_rows,
+                                   in->n_key_rows * sizeof(*in->key_rows)));
     VTCI_REQUIRE(call,
                  out_begin == NULL || in->begin == NULL ||
                      !vtci_ranges_meet(out_begin, begin_bytes, in->begin, begin_bytes),
@@ -195,6 +214,26 @@ static vtc_status check_data(const struct batch *batch)
         if (batch->planner.check != NULL)
             VTCI_TRY(batch->planner.check(batch->params, &image.in, n_keep, &batch->call->exec));
     }
+    return VTC_OK;
+}
+
+/* What the images agree on, where a method lets them depend on each other. */
+static vtc_status settle(struct batch *batch)
+{
+    size_t most = 0;
+
+    if (batch->planner.settle == NULL || batch->inputs.n_images < 2)
+        return VTC_OK;
+    for (size_t b = 0; b < batch->inputs.n_images; b++) {
+        vtci_image image;
+        size_t n_keep, settled = 0;
+
+        VTCI_TRY(open_image(batch, b, &image, &n_keep));
+        VTCI_TRY(
+            batch->planner.settle(batch->params, &image.in, n_keep, &settled, &batch->call->exec));
+        most = vtci_max(most, settled);
+    }
+    batch->settled = most;
     return VTC_OK;
 }
 
@@ -276,5 +315,6 @@ vtc_status vtc_planner_plan(const vtc_planner *planner, const void *params,
     VTCI_TRY(open_batch(&call, planner, params, inputs, budget, &batch));
     VTCI_TRY(check_batch(&batch, plan, out_begin));
     VTCI_TRY(check_data(&batch));
+    VTCI_TRY(settle(&batch));
     return plan_images(&batch, plan, out_begin);
 }

@@ -173,6 +173,12 @@ static vtc_status check_decoder(const vtci_call *call, unsigned sees, const vtc_
     if ((sees & VTC_NEED_LM) != 0) {
         VTCI_TRY(check_sequence(call, "lm_query", in->lm_query, 3, in));
         VTCI_TRY(check_sequence(call, "lm_keys", in->lm_keys, 3, in));
+        if (in->text_query != NULL)
+            VTCI_TRY(
+                vtci_check_tensor(call, "text_query", in->text_query, VTCI_FLOATS, 3, 3, VTCI_IN));
+        if (in->lm_log_sum_exp != NULL)
+            VTCI_TRY(vtci_check_tensor(call, "lm_log_sum_exp", in->lm_log_sum_exp,
+                                       VTCI_BIT(VTC_F32), 2, 2, VTCI_IN));
     }
     if ((sees & VTC_NEED_HIDDEN) != 0)
         VTCI_TRY(check_sequence(call, "lm_hidden", in->lm_hidden, 2, in));
@@ -237,6 +243,21 @@ static const vtc_tensor *slice_view(vtc_tensor *slice, const vtc_tensor *t, int 
     return slice;
 }
 
+/* Those key rows that lie in rows first .. first + n - 1. */
+static void slice_key_rows(vtc_plan_inputs *in, size_t first, size_t n)
+{
+    size_t begin = 0, end = in->n_key_rows;
+
+    if (in->key_rows == NULL)
+        return;
+    while (begin < end && (size_t)in->key_rows[begin] < first)
+        begin++;
+    while (end > begin && (size_t)in->key_rows[end - 1] >= first + n)
+        end--;
+    in->key_rows += begin;
+    in->n_key_rows = end - begin;
+}
+
 void vtci_image_open(vtci_image *image, const vtc_plan_inputs *inputs, size_t b)
 {
     const size_t first = inputs->begin == NULL ? 0 : (size_t)inputs->begin[b];
@@ -248,6 +269,8 @@ void vtci_image_open(vtci_image *image, const vtc_plan_inputs *inputs, size_t b)
     in->n_images = 1;
     in->n_rows = n;
     in->v_start += first;
+    in->first_row = first;
+    slice_key_rows(in, first, n);
     image->first_row = first;
     if (in->mass != NULL)
         in->mass += first;

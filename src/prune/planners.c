@@ -7,9 +7,9 @@
 #include <string.h>
 
 static const vtc_planner *const planners[] = {
-    &vtci_planner_tome,      &vtci_planner_random,       &vtci_planner_strided,
-    &vtci_planner_mean_pool, &vtci_planner_image_resize, &vtci_planner_ficoco_v,
-    &vtci_planner_ficoco_l,
+    &vtci_planner_tome,      &vtci_planner_random,          &vtci_planner_strided,
+    &vtci_planner_mean_pool, &vtci_planner_image_resize,    &vtci_planner_ficoco_v,
+    &vtci_planner_ficoco_l,  &vtci_planner_mustdrop_encode, &vtci_planner_mustdrop_prefill,
 };
 
 const vtc_planner *vtc_planner_at(size_t i)

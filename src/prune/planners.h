@@ -10,6 +10,8 @@ extern const vtc_planner vtci_planner_random;
 extern const vtc_planner vtci_planner_strided;
 extern const vtc_planner vtci_planner_mean_pool;
 extern const vtc_planner vtci_planner_image_resize;
+extern const vtc_planner vtci_planner_mustdrop_encode;
+extern const vtc_planner vtci_planner_mustdrop_prefill;
 extern const vtc_planner vtci_planner_ficoco_v;
 extern const vtc_planner vtci_planner_ficoco_l;
 

@@ -42,6 +42,7 @@ static const method *find_method(const test_case *c)
         ficoco_methods,
         fuse_methods,
         idefics2_methods,
+        mustdrop_methods,
         pooling_methods,
         project_conv_methods,
         project_methods,

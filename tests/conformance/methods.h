@@ -12,6 +12,7 @@ typedef struct method {
     vtc_status (*run)(run *r);
 } method;
 
+extern const method mustdrop_methods[];
 extern const method ficoco_methods[];
 extern const method fuse_methods[];
 extern const method idefics2_methods[];
