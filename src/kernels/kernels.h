@@ -141,13 +141,16 @@ typedef struct vtci_kernels {
     void (*f32_to_bf16)(uint16_t *y, const float *x, size_t n);
 
     /*
-     * A tile of a matrix product: C [gemm_rows, gemm_cols] = A B, or C += A B when `accumulate`.
-     * Both operands are packed: column p of A is the gemm_rows floats at a + p * gemm_rows, row p
-     * of B the gemm_cols floats at b + p * gemm_cols. Each sum is formed over p in order.
+     * A tile of a matrix product: C [m, n] = A B, or C += A B when `accumulate`, 0 < m <= gemm_rows
+     * and 0 < n <= gemm_cols. Element (i, p) of A is a[i * row_stride + p * step], element (p, j)
+     * of B is b[p * ldb + j]. Each sum is formed from 0 over p in order, then stored or added. It
+     * is fast when gemm_depth rows of B, gemm_cols of each, stay in the nearest cache.
+     * gemm_is_fast: whether a product of such tiles is as fast as a good sgemm.
      */
-    size_t gemm_rows, gemm_cols;
-    void (*gemm_tile)(float *c, size_t ldc, const float *a, const float *b, size_t k,
-                      int accumulate);
+    size_t gemm_rows, gemm_cols, gemm_depth;
+    int gemm_is_fast;
+    void (*gemm_tile)(float *c, size_t ldc, const float *a, size_t row_stride, size_t step,
+                      const float *b, size_t ldb, size_t k, size_t m, size_t n, int accumulate);
 
     /*
      * Copies to[r] = from[r], `bytes` each, for r < n_rows in order; neither row of a pair may

@@ -7,6 +7,7 @@
  *   VL          floats per vector
  *   vec         type of a vector of VL floats
  *   GEMM_ROWS, GEMM_VECTORS  sums of a matrix tile that fit the registers
+ *   GEMM_DEPTH, GEMM_IS_FAST  see gemm_tile in kernels.h
  *
  * and, as static inline functions (m is a number of lanes, 0 < m <= VL; those from m on must
  * not touch memory):
@@ -423,6 +424,8 @@ const vtci_kernels JOIN(vtci_kernels, SUFFIX) = {
     .f32_to_bf16 = KERNEL(f32_to_bf16),
     .gemm_rows = GEMM_ROWS,
     .gemm_cols = GEMM_VECTORS * VL,
+    .gemm_depth = GEMM_DEPTH,
+    .gemm_is_fast = GEMM_IS_FAST,
     .gemm_tile = KERNEL(gemm_tile),
     .stream_rows = KERNEL(stream_rows),
 };

@@ -388,21 +388,23 @@ static void combine_max_bf16_c(float *y, const uint16_t *const *x, const float *
 
 /* ---- matrix tiles ---------------------------------------------------------------------------- */
 
-enum { GEMM_ROWS = 4, GEMM_COLS = 16 };
+enum { GEMM_ROWS = 4, GEMM_COLS = 16, GEMM_DEPTH = 192 };
 
-static void gemm_tile_c(float *c, size_t ldc, const float *a, const float *b, size_t k,
-                        int accumulate)
+static void gemm_tile_c(float *c, size_t ldc, const float *a, size_t row_stride, size_t step,
+                        const float *b, size_t ldb, size_t k, size_t m, size_t n, int accumulate)
 {
     float sum[GEMM_ROWS][GEMM_COLS] = { { 0.0f } };
 
-    for (size_t i = 0; accumulate && i < GEMM_ROWS; i++)
-        memcpy(sum[i], c + i * ldc, sizeof(sum[i]));
-    for (size_t p = 0; p < k; p++, a += GEMM_ROWS, b += GEMM_COLS)
-        for (size_t i = 0; i < GEMM_ROWS; i++)
-            for (size_t j = 0; j < GEMM_COLS; j++)
-                sum[i][j] += a[i] * b[j];
-    for (size_t i = 0; i < GEMM_ROWS; i++)
-        memcpy(c + i * ldc, sum[i], sizeof(sum[i]));
+    for (size_t p = 0; p < k; p++, b += ldb)
+        for (size_t i = 0; i < m; i++) {
+            const float x = a[i * row_stride + p * step];
+
+            for (size_t j = 0; j < n; j++)
+                sum[i][j] += x * b[j];
+        }
+    for (size_t i = 0; i < m; i++)
+        for (size_t j = 0; j < n; j++)
+            c[i * ldc + j] = accumulate ? c[i * ldc + j] + sum[i][j] : sum[i][j];
 }
 
 /* ---- copies ---------------------------------------------------------------------------------- */
@@ -442,6 +444,8 @@ const vtci_kernels vtci_kernels_c = {
     .f32_to_bf16 = f32_to_bf16_c,
     .gemm_rows = GEMM_ROWS,
     .gemm_cols = GEMM_COLS,
+    .gemm_depth = GEMM_DEPTH,
+    .gemm_is_fast = 0,
     .gemm_tile = gemm_tile_c,
     .stream_rows = stream_rows_c,
 };
