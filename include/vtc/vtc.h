@@ -15,6 +15,7 @@
 
 #include "base.h"
 #include "cost.h"
+#include "hyper_attention.h"
 #include "plan.h"
 #include "planner.h"
 #include "pool.h"

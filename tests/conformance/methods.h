@@ -12,6 +12,7 @@ typedef struct method {
     vtc_status (*run)(run *r);
 } method;
 
+extern const method hyper_attention_methods[];
 extern const method pooling_methods[];
 extern const method project_methods[];
 extern const method project_conv_methods[];
