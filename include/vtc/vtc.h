@@ -22,6 +22,7 @@
 #include "project.h"
 #include "prune.h"
 #include "shuffle.h"
+#include "vlora.h"
 #include "weights.h"
 
 #ifdef __cplusplus

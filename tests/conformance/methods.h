@@ -18,5 +18,6 @@ extern const method project_methods[];
 extern const method project_conv_methods[];
 extern const method prune_methods[];
 extern const method shuffle_methods[];
+extern const method vlora_methods[];
 
 #endif
