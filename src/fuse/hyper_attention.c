@@ -63,8 +63,8 @@ static vtc_status check_sequence(const vtci_call *call, const struct job *job,
     VTCI_TRY(vtci_hyper_check_kv(call, &job->layer, "text", &s->text, end, VTCI_OUT));
     if (s->n_images == 0)
         return VTC_OK;
-    VTCI_TRY(vtci_hyper_check_starts(call, s->media_starts, s->n_images));
-    return vtci_hyper_check_kv(call, &job->layer, "visual", &s->visual, n_visual, VTCI_IN);
+    VTCI_TRY(vtci_hyper_check_kv(call, &job->layer, "visual", &s->visual, n_visual, VTCI_IN));
+    return vtci_hyper_check_starts(call, s->media_starts, s->n_images);
 }
 
 static vtc_status check_output(const vtci_call *call, const struct job *job,

@@ -5,8 +5,12 @@
 
 void vtci_rope_frequencies(float *frequency, size_t d, float theta)
 {
-    for (size_t i = 0; i < d / 2; i++)
-        frequency[i] = 1.0f / powf(theta, (float)(2 * i) / (float)d);
+    for (size_t i = 0; i < d / 2; i++) {
+        const float exponent = (float)(2 * i) / (float)d;
+
+        /* correctly rounded, which powf() need not be: an error here grows with the position */
+        frequency[i] = 1.0f / (float)pow((double)theta, (double)exponent);
+    }
 }
 
 void vtci_rope_angles(float *angle, const float *frequency, size_t d, int32_t position)
