@@ -321,6 +321,38 @@ static void own_planners_and_inexact_counts_work_in_batches(void **state)
     free_plan(&plan);
 }
 
+/* ToMe halves 8 rows to 4, then to 2: 4 x 4 and 2 x 2 cosines of 3 channels. Controls look at
+ * nothing; sizes alone are needed. */
+static void the_cost_of_choosing_is_told_from_sizes(void **state)
+{
+    const int32_t begin[] = { 0, 8, 16 };
+    const vtc_tensor x = vtc_f32_2d(NULL, 16, 3);
+    const vtc_budget budget = vtc_budget_keep(2), too_many = vtc_budget_keep(9);
+    vtc_plan_inputs inputs = VTC_PLAN_INPUTS_INIT;
+    vtc_exec exec = VTC_EXEC_INIT;
+    double macs = 77.0;
+    error_log log;
+
+    (void)state;
+    inputs.features = &x;
+    inputs.begin = begin;
+    inputs.n_images = 2;
+    assert_int_equal(vtc_planner_cost(vtc_planner_find("tome"), NULL, &inputs, &budget, &macs,
+                                      NULL),
+                     VTC_OK);
+    assert_true(macs == 2.0 * (16 + 4) * 3);
+    assert_int_equal(vtc_planner_cost(vtc_planner_find("random"), NULL, &inputs, &budget, &macs,
+                                      NULL),
+                     VTC_OK);
+    assert_true(macs == 0.0);
+    record_errors(&exec, &log);
+    assert_failed(&log,
+                  vtc_planner_cost(vtc_planner_find("tome"), NULL, &inputs, &too_many, &macs,
+                                   &exec),
+                  VTC_ERR_BUDGET, "9");
+    assert_true(macs == 0.0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -330,6 +362,7 @@ int main(void)
         cmocka_unit_test(selections_fill_plans_that_have_entries),
         cmocka_unit_test(errors_in_a_later_image_leave_everything_untouched),
         cmocka_unit_test(own_planners_and_inexact_counts_work_in_batches),
+        cmocka_unit_test(the_cost_of_choosing_is_told_from_sizes),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -278,6 +278,101 @@ static void a_bias_that_does_not_fit_is_refused(void **state)
     free_plan(&plan);
 }
 
+/* The table in plan.h: base 10, 2 x 4, rows 1, 2 and 4. */
+static void the_documented_example_is_what_happens(void **state)
+{
+    static const int64_t ids[2][9] = { { 10, 10, 10, 10, 10, 11, 11, 12, 10 },
+                                       { 10, 11, 12, 10, 11, 12, 10, 11, 12 } };
+    static const int64_t counted[2][3] = { { 11, 12, 14 }, { 10, 11, 12 } };
+    static const int64_t next[5][4] = { { 13, 13, 13, 13 },
+                                        { 14, 14, 18, 18 },
+                                        { 13, 13, 15, 13 },
+                                        { 14, 14, 14, 14 },
+                                        { 14, 14, 14, 14 } };
+    static const int32_t rows[3] = { 1, 2, 4 };
+    int64_t in[3 * 8], out[9];
+    vtc_tensor in_view = vtc_tensor_2d(in, VTC_I64, 3, 8);
+    vtc_tensor mrope = vtc_tensor_2d(out, VTC_I64, 3, 3), one = vtc_tensor_1d(out, VTC_I64, 3);
+    vtc_positions_params params = VTC_POSITIONS_PARAMS_INIT;
+    vtc_plan plan = empty_plan(8, 3, 0);
+
+    (void)state;
+    assert_int_equal(vtc_plan_select(&plan, 8, rows, 3, NULL, NULL), VTC_OK);
+    assert_int_equal(vtc_grid_positions(1, 2, 4, 10, 1, &in_view, NULL), VTC_OK);
+    params.base = 10;
+    params.grid_h = 2;
+    params.grid_w = 4;
+    for (int text = 0; text < 5; text++)
+        for (int visual = 0; visual < 2; visual++) {
+            int64_t text_next;
+
+            params.text = (vtc_text_rule)text;
+            params.visual = (vtc_visual_rule)visual;
+            assert_int_equal(vtc_plan_positions(&params, &plan, &in_view, &mrope, &text_next, NULL),
+                             VTC_OK);
+            assert_memory_equal(out, ids[visual], sizeof(ids[visual]));
+            assert_int_equal(text_next, next[text][visual]);
+            assert_int_equal(vtc_plan_positions(&params, &plan, NULL, &one, &text_next, NULL),
+                             VTC_OK);
+            assert_memory_equal(out, counted[visual], sizeof(counted[visual]));
+            assert_int_equal(text_next, next[text][2 + visual]);
+        }
+    free_plan(&plan);
+}
+
+static void frames_advance_by_the_time_step(void **state)
+{
+    static const int32_t want[3][8] = { { 5, 5, 5, 5, 7, 7, 7, 7 },
+                                        { 5, 5, 6, 6, 5, 5, 6, 6 },
+                                        { 5, 6, 5, 6, 5, 6, 5, 6 } };
+    int32_t out[3][9];
+    vtc_tensor view = vtc_tensor_2d(out, VTC_I32, 3, 8);
+    vtc_tensor empty = vtc_tensor_2d(out, VTC_I32, 3, 0);
+
+    (void)state;
+    view.stride[0] = 9;
+    poison(out, sizeof(out));
+    assert_int_equal(vtc_grid_positions(2, 2, 2, 5, 2, &view, NULL), VTC_OK);
+    for (int axis = 0; axis < 3; axis++)
+        assert_memory_equal(out[axis], want[axis], sizeof(want[axis]));
+    assert_int_equal(vtc_grid_positions(2, 0, 3, 5, 2, &empty, NULL), VTC_OK);
+}
+
+/* Seven frames are the largest side of a 2 x 3 grid of video tokens. */
+static void frames_count_as_a_side(void **state)
+{
+    scene s;
+
+    (void)state;
+    set_up(&s);
+    s.params.grid_t = 7;
+    assert_int_equal(run(&s, VTC_VISUAL_KEEP, VTC_TEXT_AFTER_GRID, true), 17);
+    assert_int_equal(run(&s, VTC_VISUAL_KEEP, VTC_TEXT_AFTER_WIDTH, true), 13);
+    free_plan(&s.plan);
+}
+
+static void grids_that_do_not_fit_are_refused(void **state)
+{
+    int32_t out[3 * 6];
+    vtc_tensor view = vtc_tensor_2d(out, VTC_I32, 3, 6);
+    vtc_exec exec = VTC_EXEC_INIT;
+    error_log log;
+
+    (void)state;
+    poison(out, sizeof(out));
+    record_errors(&exec, &log);
+    assert_failed(&log, vtc_grid_positions(1, 2, 4, 0, 1, &view, &exec), VTC_ERR_SHAPE, "3x8");
+    record_errors(&exec, &log);
+    assert_failed(&log, vtc_grid_positions(1, 2, 3, 0, -1, &view, &exec), VTC_ERR_RANGE, "t_step");
+    record_errors(&exec, &log);
+    assert_failed(&log, vtc_grid_positions(1, 2, 3, INT32_MAX - 1, 1, &view, &exec),
+                  VTC_ERR_OVERFLOW, "do not fit I32");
+    record_errors(&exec, &log);
+    assert_failed(&log, vtc_grid_positions(2, 1, 3, 1, INT64_MAX, &view, &exec), VTC_ERR_OVERFLOW,
+                  "do not fit I32");
+    assert_true(is_poisoned(out, sizeof(out)));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -292,6 +387,10 @@ int main(void)
         cmocka_unit_test(positions_that_do_not_fit_are_refused),
         cmocka_unit_test(the_bias_is_the_logarithm_of_the_mass),
         cmocka_unit_test(a_bias_that_does_not_fit_is_refused),
+        cmocka_unit_test(the_documented_example_is_what_happens),
+        cmocka_unit_test(frames_advance_by_the_time_step),
+        cmocka_unit_test(frames_count_as_a_side),
+        cmocka_unit_test(grids_that_do_not_fit_are_refused),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

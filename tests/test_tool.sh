@@ -57,6 +57,17 @@ expect 0 'vtc 0.' "$vtc" --version
 expect 0 '--keep K' "$vtc" compare --help
 expect 0 '--keep-ratio R' "$vtc" compress --help
 expect 0 'Usage: vtc methods' "$vtc" methods --help
+expect 0 'Models: llava-1.5-7b' "$vtc" cost --help
+expect 0 'prefill, TFLOPs (gated MLP)                          8.450       2.454' \
+    "$vtc" cost --model llava-1.5-7b --method tome --keep 128
+expect 0 'K/V cache at the end, 10^6 bytes (8 bits)           1082.1' \
+    "$vtc" cost --model video-llava-7b --bits 8 --text 30 --new 2 --visual 4096
+expect 2 'give a --model: llava-1.5-7b,' "$vtc" cost
+expect 2 "no model 'llava'" "$vtc" cost --model llava
+expect 2 'go together' "$vtc" cost --model llava-1.5-7b --keep 3
+expect 2 "no planner 'best'" "$vtc" cost --model llava-1.5-7b --method best --keep 3
+expect 2 'more than the 576' "$vtc" cost --model llava-1.5-7b --method tome --keep 577
+expect 1 'no whole tiles' "$vtc" cost --model llava-1.5-7b --visual 577
 expect 2 'Usage: vtc' "$vtc"
 expect 2 "no command 'compres'" "$vtc" compres
 expect 2 'nothing to do' "$vtc" compare
@@ -73,6 +84,9 @@ for bad in 0 -1 1.5 nan inf x; do
 done
 for bad in 24 24x 0x3 x 129x1 3x4x; do
     expect 2 '--grid takes' "$vtc" compare --grid "$bad" x.jpg
+done
+for bad in 1,2,3 1,2,0,4 1,2,3,4,5 -1,2,3,4 a,b,c,d 1,2,3,x ''; do
+    expect 2 '--about takes' "$vtc" compare --about "$bad" x.jpg
 done
 expect 2 'more than the 24 x 24 = 576' "$vtc" compare --keep 577 "$photos/coffee.jpg"
 expect 2 'give a method' "$vtc" compress x.jpg --keep 4 --out o
@@ -113,6 +127,9 @@ for method in 'ToMe .*576 -> 64 ' 'random .*576 -> 64 .*±' 'average 2x2 .*576 -
 done
 expect 0 '8 x 12 = 96 tokens' "$vtc" compare "$photos/rocket.jpg" --grid 8x12 --keep 20 --out pictures
 has_file pictures/rocket.compare.png
+expect 0 '576 tokens' "$vtc" compare "$photos/coffee.jpg" --keep 64 --about 0,0,600,400 --out asked
+expect 1 'is outside the part that is used' \
+    "$vtc" compare "$photos/coffee.jpg" --about 100000,0,2,2 --out asked
 
 tome100() {
     "$vtc" compress --method tome --keep 100 "$@"
@@ -120,7 +137,7 @@ tome100() {
 expect 0 '576 -> 100 tokens' tome100 "$photos/coffee.jpg" --out one --threads 1
 expect 0 '4 of 4 inputs' tome100 "$photos/coffee.jpg" "$photos/rocket.jpg" \
     "$photos/chelsea.jpg" "$photos/astronaut.jpg" --out four --threads 3
-for kind in tokens.safetensors plan.safetensors overlay.png; do
+for kind in tokens.safetensors plan.safetensors overlay.png score.png; do
     has_file "four/astronaut.$kind"
     cmp -s "one/coffee.$kind" "four/coffee.$kind" || fail "coffee.$kind depends on the threads"
 done
@@ -235,7 +252,7 @@ expect 1 'broken/cut.jpg: ' "$vtc" compress broken/cut.jpg "$photos/coffee.jpg" 
 grep -q '2 of 4 inputs' out || fail 'the number of inputs that were compressed is wrong'
 has_file rest/coffee.plan.safetensors
 has_file rest/rocket.overlay.png
-[ "$(ls rest | wc -l)" -eq 6 ] || fail 'the broken inputs left files behind'
+[ "$(ls rest | wc -l)" -eq 8 ] || fail 'the broken inputs left files behind'
 
 # ---- outputs that cannot be written -----------------------------------------------------------
 

@@ -126,7 +126,7 @@ static void attention_grid_and_mass_reach_the_inputs(void **state)
     assert_true(source.inputs.scale == 2.0f);
     assert_true(at(source.inputs.cls_attention, 1, 0, 0) == N);
     assert_true(at(source.inputs.cls_query, 1, 0, 0) == D);
-    assert_null(source.salience);
+    assert_null(source.stand_ins.salience);
     close_both(&tool, &source);
 }
 
@@ -194,38 +194,111 @@ static void a_grid_that_contradicts_the_file_is_refused(void **state)
 
 /* ---- photographs ----------------------------------------------------------------------------- */
 
-static void only_a_planner_that_needs_cls_is_lent_salience(void **state)
+/* 2 x 2 patches of a photograph of 20 x 10 pixels, of which 5 .. 14 across are used. */
+static void open_photo_of_four(struct tool *tool, struct source *source)
 {
-    static float tokens[4 * 25] = { 1.0f }, planes[1];
+    static float tokens[4 * 25], planes[1];
+
+    tool_start(tool, 1);
+    memset(source, 0, sizeof(*source));
+    for (size_t i = 0; i < 4 * 25; i++)
+        tokens[i] = (float)(i * i % 7);
+    source->inputs = (vtc_plan_inputs)VTC_PLAN_INPUTS_INIT;
+    source->planes = planes;
+    source->tokens = tokens;
+    source->n_tokens = 4;
+    source->grid_h = source->grid_w = 2;
+    source->crop = (struct crop){ 0, 5, 10, 10 };
+}
+
+static void close_photo_of_four(struct tool *tool, struct source *source)
+{
+    stand_ins_free(&source->stand_ins);
+    tool_end(tool);
+}
+
+static void only_what_a_planner_needs_is_lent(void **state)
+{
     vtc_planner needs_cls = { 0 }, needs_grid = { 0 };
-    struct source source = { 0 };
+    struct source source;
     struct tool tool;
-    char lacks[64];
+    char text[128];
 
     (void)state;
+    open_photo_of_four(&tool, &source);
     needs_cls.needs = VTC_NEED_CLS | VTC_NEED_TEXT;
     needs_grid.needs = VTC_NEED_GRID;
     needs_grid.uses = VTC_NEED_CLS;
-    tool_start(&tool, 1);
-    source.inputs = (vtc_plan_inputs)VTC_PLAN_INPUTS_INIT;
-    source.planes = planes;
-    source.tokens = tokens;
-    source.n_tokens = 4;
-    source.grid_h = source.grid_w = 2;
 
-    assert_true(source_lends_salience(&source, &needs_cls));
-    assert_true(source_lend_salience(&tool, &source, &needs_cls));
+    assert_true(stand_ins_lend(&tool, &source, &needs_cls, text, sizeof(text)));
+    assert_string_equal(text, "stand-in salience, not attention");
     assert_int_equal(source.inputs.cls_attention->dim[0], 1);
     assert_int_equal(source.inputs.cls_attention->dim[1], 4);
-    assert_true(source_lacks(&source, &needs_cls, lacks, sizeof(lacks)));
-    assert_string_equal(lacks, vtc_need_string(VTC_NEED_TEXT));
+    assert_true(stand_ins_lack(&source, &needs_cls, text, sizeof(text)));
+    assert_string_equal(text, vtc_need_string(VTC_NEED_TEXT));
 
-    assert_false(source_lends_salience(&source, &needs_grid));
-    assert_true(source_lend_salience(&tool, &source, &needs_grid));
+    assert_true(stand_ins_lend(&tool, &source, &needs_grid, text, sizeof(text)));
+    assert_string_equal(text, "");
     assert_null(source.inputs.cls_attention);
+    close_photo_of_four(&tool, &source);
+}
 
-    free(source.salience);
-    tool_end(&tool);
+static float length_of_row(const vtc_tensor *rows, size_t n)
+{
+    float square = 0.0f;
+
+    for (size_t c = 0; c < rows->dim[2]; c++)
+        square += at(rows, 0, n, c) * at(rows, 0, n, c);
+    return square;
+}
+
+static void a_region_becomes_the_rows_of_the_question(void **state)
+{
+    const size_t right_half[4] = { 10, 0, 5, 10 };
+    vtc_planner planner = { 0 };
+    struct source source;
+    struct tool tool;
+    char text[128];
+
+    (void)state;
+    open_photo_of_four(&tool, &source);
+    planner.needs = VTC_NEED_LM | VTC_NEED_KEYS | VTC_NEED_HIDDEN;
+    assert_true(stand_ins_lack(&source, &planner, text, sizeof(text)));
+    assert_string_equal(text, "decoder Q and K, hidden states");
+    assert_true(stand_ins_ask(&tool, &source, right_half));
+    assert_int_equal(source.stand_ins.n_about, 2);
+    assert_false(stand_ins_lack(&source, &planner, text, sizeof(text)));
+    assert_true(stand_ins_lend(&tool, &source, &planner, text, sizeof(text)));
+    assert_string_equal(text, "descriptors stand in for keys; a region stands in for the question");
+    assert_int_equal(source.inputs.n_text, 2);
+    assert_int_equal(source.inputs.keys->dim[1], 4);
+    assert_int_equal(source.inputs.lm_keys->dim[1], 6);
+    assert_int_equal(source.inputs.lm_hidden->dim[0], 6);
+    for (size_t c = 0; c < 25; c++) {
+        assert_true(at(source.inputs.lm_query, 0, 4, c) == at(source.inputs.lm_keys, 0, 1, c));
+        assert_true(at(source.inputs.lm_query, 0, 5, c) == at(source.inputs.lm_keys, 0, 3, c));
+    }
+    for (size_t n = 0; n < 6; n++)
+        assert_true(length_of_row(source.inputs.lm_keys, n) > 0.999f &&
+                    length_of_row(source.inputs.lm_keys, n) < 1.001f);
+    close_photo_of_four(&tool, &source);
+}
+
+static void a_region_between_centres_is_the_patch_it_lies_in(void **state)
+{
+    const size_t corner[4] = { 14, 9, 1, 1 }, cut_off[4] = { 0, 0, 4, 10 };
+    struct source source;
+    struct tool tool;
+
+    (void)state;
+    open_photo_of_four(&tool, &source);
+    assert_true(stand_ins_ask(&tool, &source, corner));
+    assert_int_equal(source.stand_ins.n_about, 1);
+    assert_int_equal(source.stand_ins.about[3], 1);
+    stand_ins_free(&source.stand_ins);
+    assert_false(stand_ins_ask(&tool, &source, cut_off));
+    assert_non_null(strstr(tool.why, "5,0,10,10"));
+    close_photo_of_four(&tool, &source);
 }
 
 int main(void)
@@ -238,7 +311,9 @@ int main(void)
         cmocka_unit_test(metadata_that_are_no_numbers_are_named),
         cmocka_unit_test(keys_that_are_not_rotated_are_refused),
         cmocka_unit_test(a_grid_that_contradicts_the_file_is_refused),
-        cmocka_unit_test(only_a_planner_that_needs_cls_is_lent_salience),
+        cmocka_unit_test(only_what_a_planner_needs_is_lent),
+        cmocka_unit_test(a_region_becomes_the_rows_of_the_question),
+        cmocka_unit_test(a_region_between_centres_is_the_patch_it_lies_in),
     };
 
     return cmocka_run_group_tests(tests, make_folder, remove_folder);

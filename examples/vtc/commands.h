@@ -8,6 +8,7 @@
 
 extern const struct command compare_command;
 extern const struct command compress_command;
+extern const struct command cost_command;
 extern const struct command methods_command;
 
 #endif

@@ -21,6 +21,8 @@ static const struct option options_of_compare[] = {
       "folder for the pictures (default " DEFAULT_OUT ")" },
     { "grid", "RxC", OPTION_GRID, offsetof(struct options, grid_h), 0,
       "patches of 14 x 14 pixels (default 24x24)" },
+    { "about", "X,Y,W,H", OPTION_REGION, offsetof(struct options, about), 0,
+      "pixels of the photograph that play the question, for text-guided methods" },
     { "threads", "N", OPTION_COUNT, offsetof(struct options, threads), MAX_THREADS,
       "threads (default: one for each processor)" },
 };
@@ -50,8 +52,7 @@ static void print_result(const struct contest *contest, const struct result *res
     }
     printf("%9.2f%12.0f", result->cost.tera_flops,
            contest->cost.kv_megabytes - result->cost.kv_megabytes);
-    printf("%s%s\n", result->caption != NULL ? "  " : "",
-           result->caption != NULL ? result->caption : "");
+    printf("%s%s\n", result->caption[0] != '\0' ? "  " : "", result->caption);
 }
 
 static void print_table(const char *path, const struct contest *contest, size_t n_threads)
@@ -100,7 +101,8 @@ static bool compare_photo(struct tool *tool, const struct options *options, cons
 
     if (done && source.planes == NULL)
         done = tool_fail(tool, "is a token file; compare takes photographs, see vtc compress");
-    done = done && contest_run(tool, &source, options->keep, &contest) &&
+    done = done && stand_ins_ask(tool, &source, options->about) &&
+           contest_run(tool, &source, options->keep, &contest) &&
            save_and_print(tool, &contest, input, options->out);
     contest_free(&contest);
     source_close(&source);
@@ -176,8 +178,11 @@ const struct command compare_command = {
     "Tokens are documented descriptors of patches (colour DCT, oriented gradients), not those of "
     "a\n"
     "neural network. There is no [CLS]: planners that need an attention row get centre-surround\n"
-    "contrast, a stand-in salience, not attention. All of this measures redundancy in pixels and\n"
-    "descriptors, not a model's accuracy.\n",
+    "contrast, a stand-in salience, not attention; those that need keys get the descriptors. With\n"
+    "--about a region of the photograph plays the question: its descriptors are the text rows of\n"
+    "text-guided methods. All of this measures redundancy in pixels and descriptors, not a "
+    "model's\n"
+    "accuracy.\n",
     options_of_compare,
     sizeof(options_of_compare) / sizeof(options_of_compare[0]),
     true,

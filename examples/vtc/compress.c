@@ -3,10 +3,10 @@
  */
 #include "commands.h"
 #include "descriptor.h"
+#include "heat.h"
 #include "overlay.h"
 #include "progress.h"
 #include "run.h"
-#include "salience.h"
 #include "save.h"
 
 #include <vtc/heap.h>
@@ -29,6 +29,8 @@ static const struct option options_of_compress[] = {
     { "out", "DIR", OPTION_TEXT, offsetof(struct options, out), 0, "folder for the files" },
     { "grid", "RxC", OPTION_GRID, offsetof(struct options, grid_h), 0,
       "patches of a photograph (default 24x24), or the grid of token files" },
+    { "about", "X,Y,W,H", OPTION_REGION, offsetof(struct options, about), 0,
+      "pixels of a photograph that play the question, for text-guided methods" },
     { "threads", "N", OPTION_COUNT, offsetof(struct options, threads), MAX_THREADS,
       "threads (default: one for each processor)" },
 };
@@ -40,11 +42,12 @@ struct job {
     void *params;
     vtc_budget budget;
     char settings[512]; /* "seed=1 ...", for the plan's metadata */
+    char caption[128];  /* of the input at hand: what stands in for a model's insides */
 };
 
-/* The three files of one input */
+/* The files of one input */
 struct outputs {
-    char *tokens, *plan, *overlay;
+    char *tokens, *plan, *overlay, *score;
 };
 
 /* ---- options --------------------------------------------------------------------------------- */
@@ -165,7 +168,9 @@ static bool name_outputs(struct tool *tool, const char *folder, const char *inpu
     outputs->tokens = output_path(tool, folder, input, "tokens.safetensors");
     outputs->plan = output_path(tool, folder, input, "plan.safetensors");
     outputs->overlay = output_path(tool, folder, input, "overlay.png");
-    return outputs->tokens != NULL && outputs->plan != NULL && outputs->overlay != NULL;
+    outputs->score = output_path(tool, folder, input, "score.png");
+    return outputs->tokens != NULL && outputs->plan != NULL && outputs->overlay != NULL &&
+           outputs->score != NULL;
 }
 
 static void free_names(struct outputs *outputs)
@@ -173,6 +178,7 @@ static void free_names(struct outputs *outputs)
     free(outputs->tokens);
     free(outputs->plan);
     free(outputs->overlay);
+    free(outputs->score);
 }
 
 static bool save_tokens(struct tool *tool, const struct job *job, const struct source *source,
@@ -214,9 +220,9 @@ static bool save_plan(struct tool *tool, const struct job *job, const struct sou
         { "params", job->settings },
         { "n_in", n_in },
         { "reduce", plan->reduce == VTC_MAX ? "max" : "sum" },
-        { "note", SALIENCE_CAPTION },
+        { "note", job->caption },
     };
-    const size_t n_metadata = source_lends_salience(source, job->planner) ? 5 : 4;
+    const size_t n_metadata = job->caption[0] != '\0' ? 5 : 4;
     size_t n = 6;
 
     snprintf(n_in, sizeof(n_in), "%zu", plan->n_in);
@@ -262,18 +268,35 @@ static size_t overlay_scale(const struct source *source)
     return side * 2 * PATCH_SIDE <= MAX_OVERLAY_SIDE ? 2 * PATCH_SIDE : MAX_OVERLAY_SIDE / side;
 }
 
-static bool save_overlay(struct tool *tool, const struct source *source, const vtc_plan *plan,
-                         const char *path)
+/* What save_image() draws into a picture of that size */
+typedef bool (*drawing)(struct tool *tool, const struct source *source, const vtc_plan *plan,
+                        cairo_t *cr, double width, double height);
+
+static bool draw_overlay(struct tool *tool, const struct source *source, const vtc_plan *plan,
+                         cairo_t *cr, double width, double height)
 {
     const struct fate_map map = { source->grid_h, source->grid_w, plan->n_out, plan->fate,
                                   plan->keep };
+
+    return draw_backdrop(tool, source, cr, width, height) &&
+           draw_fates(tool, cr, &map, 0, 0, width, height);
+}
+
+static bool draw_scores(struct tool *tool, const struct source *source, const vtc_plan *plan,
+                        cairo_t *cr, double width, double height)
+{
+    return draw_heat(tool, cr, plan->score, source->grid_h, source->grid_w, 0, 0, width, height);
+}
+
+static bool save_image(struct tool *tool, const struct source *source, const vtc_plan *plan,
+                       drawing draw, const char *path)
+{
     const size_t width = overlay_scale(source) * source->grid_w;
     const size_t height = overlay_scale(source) * source->grid_h;
     cairo_surface_t *surface =
         cairo_image_surface_create(CAIRO_FORMAT_RGB24, (int)width, (int)height);
     cairo_t *cr = cairo_create(surface);
-    const bool done = draw_backdrop(tool, source, cr, (double)width, (double)height) &&
-                      draw_fates(tool, cr, &map, 0, 0, (double)width, (double)height) &&
+    const bool done = draw(tool, source, plan, cr, (double)width, (double)height) &&
                       save_picture(tool, path, surface);
 
     cairo_destroy(cr);
@@ -281,22 +304,27 @@ static bool save_overlay(struct tool *tool, const struct source *source, const v
     return done;
 }
 
+static bool save_pictures(struct tool *tool, const struct source *source, const vtc_plan *plan,
+                          const struct outputs *outputs)
+{
+    if (overlay_scale(source) == 0)
+        return true;
+    return save_image(tool, source, plan, draw_overlay, outputs->overlay) &&
+           (plan->score == NULL || save_image(tool, source, plan, draw_scores, outputs->score));
+}
+
 /* All files of an input, or none. */
 static bool save_all(struct tool *tool, const struct job *job, const struct source *source,
                      const vtc_plan *plan, const struct outputs *outputs)
 {
-    if (!save_tokens(tool, job, source, plan, outputs->tokens))
-        return false;
-    if (!save_plan(tool, job, source, plan, outputs->plan)) {
-        remove(outputs->tokens);
-        return false;
-    }
-    if (overlay_scale(source) > 0 && !save_overlay(tool, source, plan, outputs->overlay)) {
-        remove(outputs->tokens);
-        remove(outputs->plan);
-        return false;
-    }
-    return true;
+    if (save_tokens(tool, job, source, plan, outputs->tokens) &&
+        save_plan(tool, job, source, plan, outputs->plan) &&
+        save_pictures(tool, source, plan, outputs))
+        return true;
+    remove(outputs->tokens);
+    remove(outputs->plan);
+    remove(outputs->overlay);
+    return false;
 }
 
 /* ---- inputs ---------------------------------------------------------------------------------- */
@@ -305,7 +333,7 @@ static bool check_needs(struct tool *tool, const struct source *source, const vt
 {
     char lacks[200];
 
-    if (!source_lacks(source, planner, lacks, sizeof(lacks)))
+    if (!stand_ins_lack(source, planner, lacks, sizeof(lacks)))
         return true;
     return tool_fail(tool, "%s needs %s, which the file does not have%s", planner->name, lacks,
                      source->grid_h == 0 && (planner->needs & VTC_NEED_GRID) != 0
@@ -313,14 +341,15 @@ static bool check_needs(struct tool *tool, const struct source *source, const vt
                          : "");
 }
 
-static bool compress_source(struct tool *tool, const struct job *job, struct source *source,
+static bool compress_source(struct tool *tool, struct job *job, struct source *source,
                             const char *input, size_t *n_out)
 {
-    struct outputs outputs = { NULL, NULL, NULL };
+    struct outputs outputs = { NULL, NULL, NULL, NULL };
     vtc_plan plan = VTC_PLAN_INIT;
     const bool done =
+        stand_ins_ask(tool, source, job->options->about) &&
         check_needs(tool, source, job->planner) &&
-        source_lend_salience(tool, source, job->planner) &&
+        stand_ins_lend(tool, source, job->planner, job->caption, sizeof(job->caption)) &&
         run_planner(tool, source, job->planner, job->params, &job->budget, &plan, NULL) &&
         name_outputs(tool, job->options->out, input, &outputs) &&
         save_all(tool, job, source, &plan, &outputs);
@@ -331,7 +360,7 @@ static bool compress_source(struct tool *tool, const struct job *job, struct sou
     return done;
 }
 
-static bool compress_input(struct tool *tool, const struct job *job, const char *input,
+static bool compress_input(struct tool *tool, struct job *job, const char *input,
                            const struct progress *progress)
 {
     const struct options *options = job->options;
@@ -352,7 +381,7 @@ static bool compress_input(struct tool *tool, const struct job *job, const char 
     return done;
 }
 
-static int compress_all(struct tool *tool, const struct job *job)
+static int compress_all(struct tool *tool, struct job *job)
 {
     const struct options *options = job->options;
     struct progress progress;
@@ -374,7 +403,7 @@ static int compress_all(struct tool *tool, const struct job *job)
 
 static int run_compress(const struct options *options)
 {
-    struct job job = { options, NULL, NULL, vtc_budget_keep(0), "" };
+    struct job job = { options, NULL, NULL, vtc_budget_keep(0), "", "" };
     struct tool tool;
     int status = EXIT_USAGE;
 
@@ -395,7 +424,8 @@ const struct command compress_command = {
     "INPUT is a photograph (JPEG, PNG) or the tokens of a model:\n"
     "  .npy          [N, C]\n"
     "  .safetensors  tokens [N, C] without [CLS] row; optional q, k [H, n, d], scale,\n"
-    "                cls_attention [H, N], q_cls [H, d], text_q [H, M, d], mass [N], grid [2];\n"
+    "                cls_attention [H, N], q_cls [H, d], text_q [H, M, d], hidden and\n"
+    "                embeddings [L, D], text [M, E], mass [N], grid [2];\n"
     "                metadata layer, rotated, v_start, n_text\n"
     "Keys of a vision encoder have N rows, or N + 1 with [CLS] in front. Metadata v_start marks q\n"
     "and k of a language model, with all its rows.\n"
@@ -404,6 +434,7 @@ const struct command compress_command = {
     "  DIR/<name>.tokens.safetensors  tokens [n_out, C] in the input's dtype, mass [n_out]\n"
     "  DIR/<name>.plan.safetensors    keep, begin, source, weight, mass, fate; score, grid\n"
     "  DIR/<name>.overlay.png         the plan drawn, where the grid is known\n"
+    "  DIR/<name>.score.png           the scores as a heat map, where there are any\n"
     "and replaces files of that name. A broken input is reported, the others are finished, and "
     "the\n"
     "exit status is 1.\n",

@@ -2,7 +2,7 @@
 
 #include "descriptor.h"
 #include "run.h"
-#include "salience.h"
+#include "stand_in.h"
 
 #include <vtc/heap.h>
 
@@ -107,10 +107,11 @@ static void result_clear_arrays(struct result *result)
 {
     free(result->owner);
     free(result->keep);
+    free(result->score);
     free(result->rebuilt);
     free(result->smaller);
     result->owner = result->keep = NULL;
-    result->rebuilt = result->smaller = NULL;
+    result->score = result->rebuilt = result->smaller = NULL;
 }
 
 /* The patch of each place of the grid goes to the output cell that its centre falls into. */
@@ -152,7 +153,12 @@ static bool take_plan(struct tool *tool, const struct source *source, const vtc_
     result->n_out = plan->n_out;
     memcpy(result->owner, plan->fate, plan->n_in * sizeof(*plan->fate));
     memcpy(result->keep, plan->keep, plan->n_out * sizeof(*plan->keep));
-    return true;
+    if (plan->score == NULL)
+        return true;
+    result->score = tool_new(tool, plan->n_in, sizeof(*result->score));
+    if (result->score != NULL)
+        memcpy(result->score, plan->score, plan->n_in * sizeof(*plan->score));
+    return result->score != NULL;
 }
 
 static bool run_planner_once(struct tool *tool, const struct source *source, size_t n_keep,
@@ -340,18 +346,16 @@ static void enter_any_planner(struct tool *tool, struct source *source, size_t n
     result->name = planner->name;
     result->title = planner->title;
     tool->why[0] = '\0';
-    if (source_lacks(source, planner, lacks, sizeof(lacks))) {
+    if (stand_ins_lack(source, planner, lacks, sizeof(lacks))) {
         snprintf(result->missing, sizeof(result->missing), "lacks %s", lacks);
         return;
     }
     if ((planner->needs & VTC_NEED_IMAGE) != 0) {
-        result->caption = "the smaller picture, enlarged";
+        snprintf(result->caption, sizeof(result->caption), "the smaller picture, enlarged");
         close_entry(tool, result, enter_image_resize(tool, source, n_keep, result));
         return;
     }
-    if (source_lends_salience(source, planner))
-        result->caption = SALIENCE_CAPTION;
-    done = source_lend_salience(tool, source, planner) &&
+    done = stand_ins_lend(tool, source, planner, result->caption, sizeof(result->caption)) &&
            enter_planner(tool, source, n_keep, planner, result);
     close_entry(tool, result, done);
 }

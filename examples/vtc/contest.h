@@ -19,8 +19,8 @@ enum figure { FIGURE_TIME, FIGURE_PSNR, FIGURE_COSINE, FIGURE_COSINE_P5, N_FIGUR
 
 struct result {
     const char *name, *title;
-    const char *caption; /* what a reader must know, or NULL         */
-    char missing[256];   /* why it could not run; empty when it did */
+    char caption[128]; /* what a reader must know; empty: nothing   */
+    char missing[256]; /* why it could not run; empty when it did */
 
     size_t n_out;
     size_t n_runs;
@@ -31,6 +31,7 @@ struct result {
     /* Of the first run */
     int32_t *owner; /* [N] the output each patch went into, -1: dropped            */
     int32_t *keep;  /* [n_out] the patch each output stands for, NULL: none      */
+    float *score;   /* [N] NULL: the method ranks nothing                          */
     float *rebuilt; /* [3, 14 grid_h, 14 grid_w]                                   */
     float *smaller; /* image resize: [3, smaller_h, smaller_w], else NULL          */
     size_t smaller_h, smaller_w;

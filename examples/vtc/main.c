@@ -10,7 +10,7 @@
 #include <string.h>
 
 static const struct command *const commands[] = { &compare_command, &compress_command,
-                                                  &methods_command };
+                                                  &cost_command, &methods_command };
 #define N_COMMANDS (sizeof(commands) / sizeof(commands[0]))
 
 static void print_commands(FILE *out)

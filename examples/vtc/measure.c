@@ -106,7 +106,7 @@ bool measure_cost(struct tool *tool, size_t n_visual, struct model_cost *cost)
 
     if (!tool_check(tool, vtc_cost_prefill(decoder, n_visual, COST_TEXT_TOKENS,
                                            VTC_COST_FLOPS_GATED, &operations, &tool->exec)) ||
-        !tool_check(tool, vtc_cost_kv_bytes(decoder, n_visual, 2, &bytes, &tool->exec)))
+        !tool_check(tool, vtc_cost_kv_bytes(decoder, n_visual, 16, &bytes, &tool->exec)))
         return false;
     cost->tera_flops = operations * 1e-12;
     cost->kv_megabytes = bytes * 1e-6;

@@ -54,6 +54,26 @@ static bool parse_grid(const char *text, size_t *grid)
            parse_count(end + 1, &end, MAX_GRID_SIDE, &grid[1]) && *end == '\0';
 }
 
+/* Four whole numbers; the last two, width and height, are at least 1. */
+static bool parse_region(const char *text, size_t *region)
+{
+    const size_t max = 1000000;
+    char *end = NULL;
+
+    for (int i = 0; i < 4; i++) {
+        if (i < 2 && text[0] == '0' && (text[1] < '0' || text[1] > '9')) {
+            region[i] = 0;
+            end = (char *)(uintptr_t)text + 1;
+        } else if (!parse_count(text, &end, max, &region[i])) {
+            return false;
+        }
+        if (*end != (i < 3 ? ',' : '\0'))
+            return false;
+        text = end + 1;
+    }
+    return true;
+}
+
 static bool parse_setting(const char *text, struct options *options)
 {
     const char *equals = strchr(text, '=');
@@ -102,6 +122,13 @@ static bool store(const struct command *command, const struct option *option, co
             return true;
         usage_error(command->name, "--%s takes rows x columns, as in 24x32, each 1 to %d, not '%s'",
                     option->name, MAX_GRID_SIDE, value);
+        return false;
+    case OPTION_REGION:
+        if (parse_region(value, field))
+            return true;
+        usage_error(command->name,
+                    "--%s takes x, y, width and height in pixels, as in 60,20,200,100, not '%s'",
+                    option->name, value);
         return false;
     case OPTION_SETTING:
         if (parse_setting(value, options))

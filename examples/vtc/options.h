@@ -24,9 +24,12 @@ struct options {
     const char *method;
     const char *out;
     size_t grid_h, grid_w; /* 0: not given */
+    size_t about[4];       /* x, y, width, height; width 0: not given */
     size_t threads;        /* 0: not given */
     struct setting settings[MAX_SETTINGS];
     size_t n_settings;
+    const char *model;
+    size_t visual, text, new_tokens, bits; /* 0: not given */
     bool markdown;
     bool help;
     char **inputs;
@@ -39,6 +42,7 @@ enum option_kind {
     OPTION_RATIO,   /* double, 0 < ratio <= 1              */
     OPTION_TEXT,    /* const char *                        */
     OPTION_GRID,    /* "24x32": grid_h, then grid_w        */
+    OPTION_REGION,  /* "60,20,200,100": x, y, width, height */
     OPTION_SETTING, /* "name=value", appended to settings  */
 };
 

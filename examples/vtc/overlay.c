@@ -68,6 +68,22 @@ void draw_grid(cairo_t *cr, size_t grid_h, size_t grid_w, double x, double y, do
     cairo_stroke(cr);
 }
 
+void draw_marked(cairo_t *cr, const unsigned char *marked, size_t grid_h, size_t grid_w, double x,
+                 double y, double width, double height)
+{
+    const double patch_w = width / (double)grid_w, patch_h = height / (double)grid_h;
+
+    cairo_set_source_rgb(cr, 1.0, 0.85, 0.1);
+    cairo_set_line_width(cr, 1.5);
+    for (size_t n = 0; n < grid_h * grid_w; n++) {
+        if (!marked[n])
+            continue;
+        cairo_rectangle(cr, x + patch_w * (double)(n % grid_w), y + patch_h * (double)(n / grid_w),
+                        patch_w, patch_h);
+        cairo_stroke(cr);
+    }
+}
+
 /* ---- fates ----------------------------------------------------------------------------------- */
 
 /* Where the plan is drawn, in a unit of one patch */

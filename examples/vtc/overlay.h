@@ -31,6 +31,10 @@ void draw_picture(cairo_t *cr, cairo_surface_t *picture, double x, double y, dou
 bool draw_fates(struct tool *tool, cairo_t *cr, const struct fate_map *map, double x, double y,
                 double width, double height);
 
+/* Frames the patches that are marked. */
+void draw_marked(cairo_t *cr, const unsigned char *marked, size_t grid_h, size_t grid_w, double x,
+                 double y, double width, double height);
+
 /* Lines between the patches. */
 void draw_grid(cairo_t *cr, size_t grid_h, size_t grid_w, double x, double y, double width,
                double height);

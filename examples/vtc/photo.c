@@ -22,13 +22,8 @@ void photo_free(struct photo *photo)
     photo->rgb = NULL;
 }
 
-struct crop {
-    size_t top, left, height, width;
-};
-
-/* The largest centred rectangle of the shape h : w. Sides are below 2^21 and h, w below 2^12, so
- * the products fit. */
-static struct crop centre_crop(const struct photo *photo, size_t h, size_t w)
+/* Sides are below 2^21 and h, w below 2^12, so the products fit. */
+struct crop photo_crop(const struct photo *photo, size_t h, size_t w)
 {
     struct crop crop = { 0, 0, photo->height, photo->width };
 
@@ -73,7 +68,7 @@ static bool resize_planes(struct tool *tool, const struct photo *photo, const st
 
 float *photo_planes(struct tool *tool, const struct photo *photo, size_t out_h, size_t out_w)
 {
-    const struct crop crop = centre_crop(photo, out_h, out_w);
+    const struct crop crop = photo_crop(photo, out_h, out_w);
     float *cut = tool_new(tool, crop.height * crop.width, sizeof(*cut));
     float *planes = tool_new(tool, 3 * out_h * out_w, sizeof(*planes));
 

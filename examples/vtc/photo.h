@@ -28,8 +28,16 @@ void photo_free(struct photo *photo);
 bool photo_allocate(struct tool *tool, struct photo *photo, size_t width, size_t height,
                     size_t channels);
 
+/* Pixels of a photograph */
+struct crop {
+    size_t top, left, height, width;
+};
+
+/* The largest centred part of the shape out_h : out_w. */
+struct crop photo_crop(const struct photo *photo, size_t out_h, size_t out_w);
+
 /*
- * photo_planes() cuts the largest centred part of the shape out_h : out_w and resizes it.
+ * photo_planes() cuts that part and resizes it.
  *
  *   planes  [3, out_h, out_w]  out   R, G, B from 0 to 1; free() it. NULL on failure
  */

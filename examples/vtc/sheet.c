@@ -1,6 +1,7 @@
 #include "sheet.h"
 
 #include "descriptor.h"
+#include "heat.h"
 #include "overlay.h"
 #include "save.h"
 
@@ -11,7 +12,8 @@
 /* All lengths are pixels. */
 #define N_COLUMNS   3
 #define MARGIN      24.0
-#define GAP         6.0  /* between the two pictures of a cell */
+#define GAP         6.0  /* between the pictures of a cell     */
+#define N_PICTURES  3    /* of a cell                          */
 #define CELL_GAP    28.0 /* between cells                      */
 #define LINE_HEIGHT 21.0
 #define TEXT_SIZE   15.0
@@ -24,7 +26,7 @@ struct sheet {
     struct tool *tool;
     const struct contest *contest;
     cairo_t *cr;
-    double picture_w, picture_h; /* one of the two pictures of a cell */
+    double picture_w, picture_h; /* one of the pictures of a cell */
     double width, height;
 };
 
@@ -35,6 +37,7 @@ const char *const legend[] = {
     "similar",
     "to its token. PSNR compares that picture with the original. Cosine: of each token and its",
     "nearest output, mean and 5th percentile. Time: the method alone, median of 5 to 21 runs.",
+    "Score: what the method ranks by, on a scale of its own; 'vtc methods' and the headers tell.",
     COST_TITLE ": prefill of the visual and 60 text tokens, 2 FLOPs per multiply-add, gated MLP;",
     "K/V cache of the visual tokens, 2 bytes per value, MB of 10^6 bytes. \302\261: standard "
     "deviation",
@@ -92,12 +95,18 @@ void format_figure(const struct result *result, enum figure figure, char *text, 
 /* Wide enough for the text below, also when the pictures are narrow */
 static double cell_width(const struct sheet *sheet)
 {
-    return fmax(2.0 * sheet->picture_w + GAP, 480.0);
+    return fmax(N_PICTURES * sheet->picture_w + (N_PICTURES - 1) * GAP, 560.0);
 }
 
 static double cell_height(const struct sheet *sheet)
 {
     return sheet->picture_h + CELL_LINES * LINE_HEIGHT + 10.0;
+}
+
+/* Left edge of the i-th picture of a cell that begins at x */
+static double picture_x(const struct sheet *sheet, double x, size_t i)
+{
+    return x + (double)i * (sheet->picture_w + GAP);
 }
 
 /* Top left corner of the i-th cell; the original is cell 0. */
@@ -132,6 +141,20 @@ static bool draw_whole(const struct sheet *sheet, const float *planes, double x,
                        y, picture_scale(sheet));
 }
 
+/* The patches that play the question, if any do */
+static bool draw_question(const struct sheet *sheet, double x, double y)
+{
+    const struct source *source = sheet->contest->source;
+
+    if (source->stand_ins.about == NULL)
+        return true;
+    if (!draw_whole(sheet, source->planes, x, y))
+        return false;
+    draw_marked(sheet->cr, source->stand_ins.about, source->grid_h, source->grid_w, x, y,
+                sheet->picture_w, sheet->picture_h);
+    return true;
+}
+
 static bool draw_original(const struct sheet *sheet)
 {
     const struct source *source = sheet->contest->source;
@@ -140,15 +163,19 @@ static bool draw_original(const struct sheet *sheet)
 
     place_cell(sheet, 0, &x, &y);
     if (!draw_whole(sheet, source->planes, x, y) ||
-        !draw_whole(sheet, source->planes, x + sheet->picture_w + GAP, y))
+        !draw_whole(sheet, source->planes, picture_x(sheet, x, 1), y))
         return false;
     draw_grid(sheet->cr, source->grid_h, source->grid_w, x, y, sheet->picture_w, sheet->picture_h);
+    if (!draw_question(sheet, picture_x(sheet, x, 2), y))
+        return false;
     set_ink(sheet->cr, 0.9);
     y += sheet->picture_h + LINE_HEIGHT;
     draw_text(sheet->cr, x, y, NAME_SIZE, true, width, "original  %zu tokens", source->n_tokens);
     set_ink(sheet->cr, 0.75);
     draw_text(sheet->cr, x, y + LINE_HEIGHT, TEXT_SIZE, false, width,
-              "%zu x %zu patches of 14 x 14 pixels", source->grid_h, source->grid_w);
+              "%zu x %zu patches of 14 x 14 pixels%s", source->grid_h, source->grid_w,
+              source->stand_ins.about != NULL ? "; framed: the region that plays the question"
+                                              : "");
     draw_text(sheet->cr, x, y + 2 * LINE_HEIGHT, TEXT_SIZE, false, width,
               COST_TITLE " prefill %.2f TFLOPs, %.0f MB KV", sheet->contest->cost.tera_flops,
               sheet->contest->cost.kv_megabytes);
@@ -185,6 +212,23 @@ static bool draw_smaller(const struct sheet *sheet, const struct result *result,
     return true;
 }
 
+/* What the method scored each patch, or an empty frame */
+static bool draw_score(const struct sheet *sheet, const struct result *result, double x, double y)
+{
+    const struct source *source = sheet->contest->source;
+
+    if (result->score != NULL)
+        return draw_heat(sheet->tool, sheet->cr, result->score, source->grid_h, source->grid_w, x,
+                         y, sheet->picture_w, sheet->picture_h);
+    set_ink(sheet->cr, 0.06);
+    cairo_rectangle(sheet->cr, x, y, sheet->picture_w, sheet->picture_h);
+    cairo_fill(sheet->cr);
+    set_ink(sheet->cr, 0.5);
+    draw_text(sheet->cr, x + 12, y + sheet->picture_h / 2, TEXT_SIZE, false, sheet->picture_w - 24,
+              "no scores: nothing is ranked");
+    return true;
+}
+
 /* Name and counts, and behind them the caption, if there is one */
 static void draw_name(const struct sheet *sheet, const struct result *result, double x, double y)
 {
@@ -192,7 +236,7 @@ static void draw_name(const struct sheet *sheet, const struct result *result, do
 
     draw_text(sheet->cr, x, y, NAME_SIZE, true, end - x, "%s  %zu \342\206\222 %zu", result->title,
               sheet->contest->source->n_tokens, result->n_out);
-    if (result->caption == NULL)
+    if (result->caption[0] == '\0')
         return;
     cairo_get_current_point(sheet->cr, &x, NULL);
     draw_text(sheet->cr, x + 12, y, TEXT_SIZE, false, end - x - 12, "(%s)", result->caption);
@@ -225,7 +269,8 @@ static bool draw_result(const struct sheet *sheet, const struct result *result, 
     place_cell(sheet, cell, &x, &y);
     done = result->smaller != NULL ? draw_smaller(sheet, result, x, y)
                                    : draw_fate_picture(sheet, result, x, y);
-    done = done && draw_whole(sheet, result->rebuilt, x + sheet->picture_w + GAP, y);
+    done = done && draw_score(sheet, result, picture_x(sheet, x, 1), y) &&
+           draw_whole(sheet, result->rebuilt, picture_x(sheet, x, 2), y);
     draw_figures(sheet, result, x, y + sheet->picture_h + LINE_HEIGHT);
     return done;
 }
@@ -255,6 +300,25 @@ static void draw_swatch(const struct sheet *sheet, double *x, double y, double r
     *x += 26 + extents.x_advance + 30;
 }
 
+/* The colours of the heat maps, from low to high */
+static void draw_scale(const struct sheet *sheet, double *x, double y)
+{
+    enum { STEPS = 48 };
+
+    for (int i = 0; i < STEPS; i++) {
+        double rgb[3];
+
+        heat_colour((i + 0.5) / STEPS, rgb);
+        cairo_set_source_rgb(sheet->cr, rgb[0], rgb[1], rgb[2]);
+        cairo_rectangle(sheet->cr, *x + 1.5 * i, y - 14, 2.0, 18);
+        cairo_fill(sheet->cr);
+    }
+    *x += 1.5 * STEPS + 8;
+    set_ink(sheet->cr, 0.75);
+    draw_text(sheet->cr, *x, y, TEXT_SIZE, false, sheet->width, "score, low to high");
+    *x += 170;
+}
+
 static void draw_head(const struct sheet *sheet, const char *title)
 {
     const struct contest *contest = sheet->contest;
@@ -269,8 +333,11 @@ static void draw_head(const struct sheet *sheet, const char *title)
     draw_swatch(sheet, &x, 78, 0.95, 0.55, 0.25,
                 "merged: one colour per output, a dot where it stands");
     draw_swatch(sheet, &x, 78, 0.15, 0.15, 0.17, "dropped");
-    draw_text(sheet->cr, x, 78, TEXT_SIZE, false, sheet->width - MARGIN - x,
-              "left: what becomes of each patch   right: the photograph rebuilt from the outputs");
+    draw_scale(sheet, &x, 78);
+    draw_text(
+        sheet->cr, x, 78, TEXT_SIZE, false, sheet->width - MARGIN - x,
+        "left: what becomes of each patch   middle: its score   right: the photograph rebuilt "
+        "from the outputs");
 }
 
 static double foot_height(const struct contest *contest)
@@ -320,7 +387,7 @@ static void lay_out(struct sheet *sheet)
     const size_t n_cells = 1 + count_results(sheet->contest, false);
     const size_t n_rows = (n_cells + N_COLUMNS - 1) / N_COLUMNS;
 
-    sheet->picture_w = fmin(floor(280.0 / sqrt(aspect)), 560.0);
+    sheet->picture_w = fmin(floor(240.0 / sqrt(aspect)), 480.0);
     sheet->picture_h = ceil(sheet->picture_w * aspect);
     sheet->width = 2 * MARGIN + N_COLUMNS * cell_width(sheet) + (N_COLUMNS - 1) * CELL_GAP;
     sheet->height = HEAD_HEIGHT + (double)n_rows * (cell_height(sheet) + CELL_GAP) +

@@ -1,8 +1,6 @@
 #include "source.h"
 
 #include "descriptor.h"
-#include "photo.h"
-#include "salience.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -34,9 +32,12 @@ static bool open_photo(struct tool *tool, FILE *file, bool is_jpeg, struct sourc
 
     if (source->grid_h == 0)
         source->grid_h = source->grid_w = DEFAULT_GRID_SIDE;
-    if (done)
-        source->planes =
-            photo_planes(tool, &photo, source->grid_h * PATCH_SIDE, source->grid_w * PATCH_SIDE);
+    if (done) {
+        const size_t height = source->grid_h * PATCH_SIDE, width = source->grid_w * PATCH_SIDE;
+
+        source->crop = photo_crop(&photo, height, width);
+        source->planes = photo_planes(tool, &photo, height, width);
+    }
     photo_free(&photo);
     return source->planes != NULL && describe_planes(tool, source);
 }
@@ -117,51 +118,8 @@ void source_close(struct source *source)
     free(source->planes);
     free(source->patches);
     free(source->tokens);
-    free(source->salience);
+    stand_ins_free(&source->stand_ins);
     vtc_safetensors_close(source->file);
     vtc_npy_close(source->array);
     memset(source, 0, sizeof(*source));
-}
-
-/* ---- what a planner needs -------------------------------------------------------------------- */
-
-bool source_lends_salience(const struct source *source, const vtc_planner *planner)
-{
-    return source->planes != NULL && (planner->needs & VTC_NEED_CLS) != 0;
-}
-
-static bool make_salience(struct tool *tool, struct source *source)
-{
-    source->salience = tool_new(tool, source->n_tokens, sizeof(float));
-    if (source->salience == NULL)
-        return false;
-    centre_surround(source->tokens, source->grid_h, source->grid_w, DESCRIPTOR_WIDTH,
-                    source->salience);
-    source->cls_attention = vtc_f32_2d(source->salience, 1, source->n_tokens);
-    return true;
-}
-
-bool source_lend_salience(struct tool *tool, struct source *source, const vtc_planner *planner)
-{
-    const bool lends = source_lends_salience(source, planner);
-
-    if (lends && source->salience == NULL && !make_salience(tool, source))
-        return false;
-    if (source->planes != NULL)
-        source->inputs.cls_attention = lends ? &source->cls_attention : NULL;
-    return true;
-}
-
-bool source_lacks(const struct source *source, const vtc_planner *planner, char *text, size_t size)
-{
-    unsigned lack = vtc_plan_inputs_lack(&source->inputs, planner->needs);
-    size_t used = 0;
-
-    if (source->planes != NULL)
-        lack &= ~(unsigned)(VTC_NEED_CLS | VTC_NEED_IMAGE);
-    for (unsigned bit = 1; bit <= VTC_NEED_IMAGE; bit <<= 1)
-        if ((lack & bit) != 0 && used < size)
-            used += (size_t)snprintf(text + used, size - used, "%s%s", used > 0 ? ", " : "",
-                                     vtc_need_string((vtc_need)bit));
-    return lack != 0;
 }

@@ -7,6 +7,9 @@
  *   cls_attention  [H, N]      after softmax
  *   q_cls          [H, d]      query of [CLS]
  *   text_q         [H, M, d]   queries of the text rows of a language model
+ *   hidden         [L, D]      hidden states of all rows of a language model's layer
+ *   embeddings     [L, D]      input of its first layer
+ *   text           [M, E]      text embeddings
  *   mass           [N]         patches each token stands for
  *   grid, scale                [2] I32 or I64; one F32. scale may also be metadata
  *   metadata                   layer, rotated (0 or 1), v_start, n_text, scale
@@ -191,6 +194,14 @@ static bool map_encoder(struct tool *tool, struct source *source, const vtc_tens
         return wrong_shape(tool, "k", k, expected);
     source->keys = k->dim[1] == source->n_tokens ? *k : without_first_row(k);
     source->inputs.keys = &source->keys;
+    if (k->dim[1] != source->n_tokens) {
+        source->cls_key = first_row(k);
+        source->inputs.cls_key = &source->cls_key;
+    }
+    if (q->rank != 0) {
+        source->queries = q->dim[1] == source->n_tokens ? *q : without_first_row(q);
+        source->inputs.queries = &source->queries;
+    }
     if (q->rank != 0 && q->dim[1] == source->n_tokens + 1 && source->inputs.cls_query == NULL) {
         source->cls_query = first_row(q);
         source->inputs.cls_query = &source->cls_query;
@@ -250,6 +261,27 @@ static bool read_queries_and_keys(struct tool *tool, struct source *source)
                : map_encoder(tool, source, &q, &k);
 }
 
+/* A view of a model's rows that goes into the inputs as it is, when the file has it. */
+static bool read_rows(struct tool *tool, const struct source *source, const char *name,
+                      const char *expected, vtc_tensor *view, const vtc_tensor **input)
+{
+    if (!read_floats(tool, source->file, name, 2, expected, view))
+        return false;
+    if (view->rank != 0)
+        *input = view;
+    return true;
+}
+
+static bool read_language_rows(struct tool *tool, struct source *source)
+{
+    vtc_plan_inputs *in = &source->inputs;
+
+    return read_rows(tool, source, "hidden", "floats [L, D]", &source->lm_hidden, &in->lm_hidden) &&
+           read_rows(tool, source, "embeddings", "floats [L, D]", &source->lm_embeddings,
+                     &in->lm_embeddings) &&
+           read_rows(tool, source, "text", "floats [M, E]", &source->text, &in->text);
+}
+
 static bool read_cls_attention(struct tool *tool, struct source *source)
 {
     vtc_tensor *row = &source->cls_attention;
@@ -297,5 +329,6 @@ bool source_open_safetensors(struct tool *tool, const char *path, struct source 
            check_tokens(tool, source) && read_grid(tool, source) && read_mass(tool, source) &&
            read_scale(tool, source) && read_whole(tool, source->file, "layer", &layer) &&
            read_whole(tool, source->file, "n_text", &source->inputs.n_text) &&
-           read_queries_and_keys(tool, source) && read_cls_attention(tool, source);
+           read_queries_and_keys(tool, source) && read_cls_attention(tool, source) &&
+           read_language_rows(tool, source);
 }

@@ -260,7 +260,7 @@ typedef enum vtc_text_rule {
     VTC_TEXT_CONTINUE = 0,   /* base + n_out: the sequence is just shorter                        */
     VTC_TEXT_ORIGINAL = 1,   /* largest input position + 1: as if nothing had been removed        */
     VTC_TEXT_AFTER_KEPT = 2, /* largest output position + 1                                       */
-    VTC_TEXT_AFTER_GRID = 3, /* base + larger side of the grid; without a grid as ORIGINAL        */
+    VTC_TEXT_AFTER_GRID = 3, /* base + largest side of the grid; without a grid as ORIGINAL       */
     VTC_TEXT_AFTER_WIDTH = 4 /* base + width of the grid (vLLM); without a grid as ORIGINAL       */
 } vtc_text_rule;
 
@@ -270,11 +270,12 @@ typedef struct vtc_positions_params {
     vtc_text_rule text;
     int64_t base;          /* position of the first visual token                     (default 0)  */
     size_t grid_h, grid_w; /* merged grid, for AFTER_GRID and AFTER_WIDTH; both 0: none           */
+    size_t grid_t;         /* its frames; 0 and 1 are no side           (default 0)               */
 } vtc_positions_params;
 
 /* clang-format off */
 #define VTC_POSITIONS_PARAMS_INIT \
-    { sizeof(vtc_positions_params), VTC_VISUAL_KEEP, VTC_TEXT_ORIGINAL, 0, 0, 0 }
+    { sizeof(vtc_positions_params), VTC_VISUAL_KEEP, VTC_TEXT_ORIGINAL, 0, 0, 0, 0 }
 /* clang-format on */
 
 /*
@@ -290,10 +291,39 @@ typedef struct vtc_positions_params {
  * The largest position is that of all axes. Returns VTC_ERR_OVERFLOW when an id does not fit the
  * dtype, else VTC_ERR_NULL, DTYPE, SHAPE, RANGE or OVERLAP.
  * No rule is right for all models: see the table of users in the README.
+ *
+ * An example of each: base 10, a grid of 2 x 4 tokens (Qwen's M-RoPE: t 10, h 10 to 11, w 10 to 13;
+ * elsewhere one axis, 10 to 17), of which rows 1, 2 and 4 are kept. examples/05_mrope.c prints it.
+ *
+ *   KEEP, M-RoPE      t 10 10 10   h 10 10 11   w 11 12 10      KEEP, one axis      11 12 14
+ *   RENUMBER, M-RoPE  t 10 11 12   h 10 11 12   w 10 11 12      RENUMBER, one axis  10 11 12
+ *
+ *   text resumes at      M-RoPE, KEEP   M-RoPE, RENUMBER   one axis, KEEP   one axis, RENUMBER
+ *     CONTINUE           13             13                 13               13
+ *     ORIGINAL           14             14                 18               18
+ *     AFTER_KEPT         13             13                 15               13
+ *     AFTER_GRID         14             14                 14               14
+ *     AFTER_WIDTH        14             14                 14               14
+ *
+ * CONTINUE after KEEP may repeat positions that visual tokens carry; it is there for models that do
+ * so. Source: the engines and papers named in the README.
  */
 VTC_API VTC_NODISCARD vtc_status vtc_plan_positions(const vtc_positions_params *params,
                                                     const vtc_plan *plan, const vtc_tensor *in,
                                                     vtc_tensor *out, int64_t *text_next,
+                                                    const vtc_exec *exec);
+
+/*
+ * vtc_grid_positions() gives the M-RoPE ids of all tokens of an image or video, before any plan.
+ *
+ *   out  [3, grid_t * grid_h * grid_w]  out   I32 or I64: axes t, h, w; frame by frame in raster
+ *                                             order, each axis from `base` on, t in steps of t_step
+ *
+ * Extents are those of the merged grid. Qwen2-VL has t_step 1; Qwen2.5-VL scales time: its seconds
+ * per frame times tokens per second. Returns VTC_ERR_NULL, DTYPE, SHAPE, RANGE or OVERFLOW.
+ */
+VTC_API VTC_NODISCARD vtc_status vtc_grid_positions(size_t grid_t, size_t grid_h, size_t grid_w,
+                                                    int64_t base, int64_t t_step, vtc_tensor *out,
                                                     const vtc_exec *exec);
 
 /* bias[j] = log(mass[j]), to be added to every attention logit of key j (-inf for mass 0).

@@ -80,10 +80,10 @@ typedef enum vtc_need {
     VTC_NEED_LM = 1 << 5, /* lm_keys, and lm_query or text_query */
     VTC_NEED_HIDDEN = 1 << 6,
     VTC_NEED_FRAMES = 1 << 7,
-    VTC_NEED_IMAGE = 1 << 8, /* acts on pixels before the encoder: no inputs have it, no plan */
-    VTC_NEED_QUERIES = 1 << 9,
-    VTC_NEED_EMBEDDINGS = 1 << 10, /* lm_embeddings */
-    VTC_NEED_KEY_ROWS = 1 << 11
+    VTC_NEED_QUERIES = 1 << 8,
+    VTC_NEED_EMBEDDINGS = 1 << 9, /* lm_embeddings */
+    VTC_NEED_KEY_ROWS = 1 << 10,
+    VTC_NEED_IMAGE = 1 << 11 /* acts on pixels before the encoder: no inputs have it, no plan */
 } vtc_need;
 
 /* Bits of `needs` that these inputs lack; 0: the planner can run. */
@@ -182,6 +182,9 @@ typedef struct vtc_planner {
     /* NULL in rows that act on pixels (VTC_NEED_IMAGE). */
     vtc_status (*plan)(const void *params, const vtc_plan_inputs *image, size_t n_keep,
                        vtc_plan *plan, const vtc_exec *exec);
+
+    /* Multiply-adds of plan(), to leading order, from sizes alone; NULL: none to speak of. */
+    double (*cost)(const void *params, const vtc_plan_inputs *image, size_t n_keep);
 } vtc_planner;
 
 /* Planner i of the table, or NULL from the last one on. The order is fixed. */
@@ -221,6 +224,13 @@ VTC_API VTC_NODISCARD vtc_status vtc_planner_plan(const vtc_planner *planner, co
                                                   const vtc_plan_inputs *inputs,
                                                   const vtc_budget *budget, vtc_plan *plan,
                                                   int32_t *out_begin, const vtc_exec *exec);
+
+/* Multiply-adds that the planner spends on all images for this budget: to leading order, from sizes
+ * alone, without applying the plan. 0 for planners that look at no data. */
+VTC_API VTC_NODISCARD vtc_status vtc_planner_cost(const vtc_planner *planner, const void *params,
+                                                  const vtc_plan_inputs *inputs,
+                                                  const vtc_budget *budget, double *multiply_adds,
+                                                  const vtc_exec *exec);
 
 /* Fills a params struct of planner->params_size bytes with the defaults. */
 VTC_API VTC_NODISCARD vtc_status vtc_planner_params_init(const vtc_planner *planner, void *params,

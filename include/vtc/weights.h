@@ -31,6 +31,13 @@ typedef struct vtc_norm {
     vtc_tensor bias;   /* [C]; absent: 0. RMS norm: absent */
 } vtc_norm;
 
+/* y = down(act(gate x) * up x) */
+typedef struct vtc_gated_mlp {
+    vtc_linear gate; /* [I, C] */
+    vtc_linear up;   /* [I, C] */
+    vtc_linear down; /* [D, I] */
+} vtc_gated_mlp;
+
 typedef enum vtc_norm_kind {
     VTC_NORM_LAYER = 0, /* (x - mean) / sqrt(var + eps) * weight + bias, biased variance */
     VTC_NORM_RMS = 1    /* x / sqrt(mean(x^2) + eps) * weight                            */
@@ -49,7 +56,7 @@ typedef struct vtc_prepared {
     size_t bytes;
 } vtc_prepared;
 
-/* What a model is worth in numbers, before anything runs. */
+/* What a model costs, as published: what a method saves on top of that is not counted. */
 typedef struct vtc_model_cost {
     double parameters;
     double multiply_adds; /* of one call; FLOPs are twice that */

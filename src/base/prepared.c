@@ -100,9 +100,7 @@ vtc_status vtci_prepared_open(const vtci_call *call, const vtc_prepared *prepare
     header want, got;
 
     if (call->query && prepared != NULL && prepared->data == NULL) {
-        /* panels must look as if they were there, or products would be laid out without them; no
-         * address is followed in a query */
-        *arena = arena_at((void *)(uintptr_t)ALIGNMENT);
+        *arena = vtci_prepared_measure();
         return VTC_OK;
     }
     VTCI_TRY(check_memory(call, prepared));

@@ -97,15 +97,23 @@ static size_t piece_length(size_t n, size_t n_pieces)
     return vtci_ceil_div(vtci_ceil_div(n, vtci_max(1, n_pieces)), LINE) * LINE;
 }
 
+static bool is_present(const vtci_rows *rows)
+{
+    return rows->dtype != (vtc_dtype)0;
+}
+
+/* Packed weights pay while they are used by few rows. A size query may know no more of them than
+ * their shape. */
+static bool is_packed(const vtci_gemm *g)
+{
+    const bool there_are = g->packed != NULL && g->packed->dtype != (vtc_dtype)0;
+
+    return there_are && (g->c.n_rows <= PACKED_ROWS || !is_present(&g->b));
+}
+
 static size_t tile_rows(const vtci_gemm *g)
 {
     return piece_length(g->c.n_rows, vtci_ceil_div(g->c.n_rows, TILE_ROWS));
-}
-
-/* Packed weights pay while they are used by few rows. */
-static bool is_packed(const vtci_gemm *g)
-{
-    return g->packed != NULL && g->packed->panels != NULL && g->c.n_rows <= PACKED_ROWS;
 }
 
 /* The number of panels is even: two workers finish together. */
@@ -135,11 +143,6 @@ static size_t leading_dim(const vtci_rows *rows)
 struct parts {
     size_t a, b, c, residual, packed;
 };
-
-static bool is_present(const vtci_rows *rows)
-{
-    return rows->dtype != (vtc_dtype)0;
-}
 
 static size_t part_floats(const vtci_rows *rows, size_t n_rows, size_t n_cols)
 {

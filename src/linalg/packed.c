@@ -41,7 +41,7 @@ vtci_packed vtci_packed_take(vtci_arena *arena, const vtc_tensor *weight)
 struct packing {
     const vtci_packed *packed;
     vtci_rows weight;
-    size_t size; /* bytes of an element */
+    size_t first; /* output that is the weight's row 0 */
 };
 
 static char *panel_at(const vtci_packed *packed, size_t panel)
@@ -51,30 +51,57 @@ static char *panel_at(const vtci_packed *packed, size_t panel)
     return (char *)(uintptr_t)packed->panels + panel * bytes;
 }
 
+/* Column j of a panel: elements of one row of the weight, converted when the panels are F32. */
+static void pack_column(const struct packing *p, char *panel, size_t j, const char *row)
+{
+    enum { RUN = 64 };
+    const size_t cols = panel_cols(), from_size = vtc_dtype_size(p->weight.dtype);
+    const size_t size = vtc_dtype_size(p->packed->dtype);
+    float tmp[RUN];
+
+    for (size_t begin = 0; begin < p->packed->k; begin += RUN) {
+        const size_t n = vtci_min(RUN, p->packed->k - begin);
+        const char *from = row + begin * from_size;
+
+        if (p->weight.dtype != p->packed->dtype)
+            from = (const char *)vtci_load_row(from, p->weight.dtype, n, tmp);
+        for (size_t i = 0; i < n; i++)
+            memcpy(panel + ((begin + i) * cols + j) * size, from + i * size, size);
+    }
+}
+
 static void pack_panel(void *job, size_t index, size_t worker)
 {
     const struct packing *p = job;
-    const size_t cols = panel_cols(), k = p->packed->k, size = p->size;
-    char *panel = panel_at(p->packed, index);
+    const size_t cols = panel_cols(), size = vtc_dtype_size(p->packed->dtype);
+    const size_t panel_index = p->first / cols + index;
+    char *panel = panel_at(p->packed, panel_index);
 
     (void)worker;
     for (size_t j = 0; j < cols; j++) {
-        const size_t n = index * cols + j;
-        const char *row = n < p->packed->n ? vtci_row(&p->weight, 0, n) : NULL;
+        const size_t n = panel_index * cols + j;
 
-        for (size_t i = 0; i < k; i++)
-            if (row == NULL)
-                memset(panel + (i * cols + j) * size, 0, size);
-            else
-                memcpy(panel + (i * cols + j) * size, row + i * size, size);
+        if (n >= p->first && n < p->first + p->weight.n_rows)
+            pack_column(p, panel, j, vtci_row(&p->weight, 0, n - p->first));
+        for (size_t i = 0; n >= p->packed->n && i < p->packed->k; i++)
+            memset(panel + (i * cols + j) * size, 0, size);
     }
+}
+
+void vtci_packed_fill_part(const vtci_call *call, const vtci_packed *packed, size_t first,
+                           const vtc_tensor *weight)
+{
+    struct packing p = { packed, vtci_rows_of(weight), first };
+    const size_t end = first + weight->dim[0];
+
+    if (weight->dim[0] != 0)
+        vtci_parallel(call, vtci_ceil_div(end, panel_cols()) - first / panel_cols(), pack_panel,
+                      &p);
 }
 
 void vtci_packed_fill(const vtci_call *call, const vtci_packed *packed, const vtc_tensor *weight)
 {
-    struct packing p = { packed, vtci_rows_of(weight), vtc_dtype_size(weight->dtype) };
-
-    vtci_parallel(call, vtci_ceil_div(packed->n, panel_cols()), pack_panel, &p);
+    vtci_packed_fill_part(call, packed, 0, weight);
 }
 
 /* ---- products ----------------------------------------------------------------------------------

@@ -23,8 +23,9 @@ static vtc_status check_params(const vtci_call *call, const vtc_positions_params
                  VTC_ERR_RANGE, "text is %d, no rule", (int)p->text);
     VTCI_REQUIRE(call, (p->grid_h == 0) == (p->grid_w == 0), VTC_ERR_RANGE, "the grid is %zux%zu",
                  p->grid_h, p->grid_w);
-    VTCI_REQUIRE(call, p->grid_h <= INT32_MAX && p->grid_w <= INT32_MAX, VTC_ERR_OVERFLOW,
-                 "a grid of %zux%zu exceeds int32", p->grid_h, p->grid_w);
+    VTCI_REQUIRE(call, p->grid_t <= INT32_MAX && p->grid_h <= INT32_MAX && p->grid_w <= INT32_MAX,
+                 VTC_ERR_OVERFLOW, "a grid of %zux%zux%zu exceeds int32", p->grid_t, p->grid_h,
+                 p->grid_w);
     /* room for every base + n below */
     VTCI_REQUIRE(call, p->base <= INT64_MAX - INT32_MAX - 1, VTC_ERR_OVERFLOW,
                  "base %lld leaves no room for positions", (long long)p->base);
@@ -114,7 +115,8 @@ static vtc_status next_after(const vtci_call *call, int64_t top, int64_t base, i
 static vtc_status resume_text(const vtci_call *call, const struct job *job, int64_t *next)
 {
     const vtc_positions_params *p = &job->params;
-    const size_t side = p->text == VTC_TEXT_AFTER_GRID ? vtci_max(p->grid_h, p->grid_w) : p->grid_w;
+    const size_t most = vtci_max(p->grid_t, vtci_max(p->grid_h, p->grid_w));
+    const size_t side = p->text == VTC_TEXT_AFTER_GRID ? most : p->grid_w;
 
     if (p->text == VTC_TEXT_CONTINUE || job->plan.n_in == 0) {
         *next = p->base + (int64_t)job->plan.n_out;
@@ -122,7 +124,7 @@ static vtc_status resume_text(const vtci_call *call, const struct job *job, int6
     }
     if (p->text == VTC_TEXT_AFTER_KEPT)
         return next_after(call, largest(job, job->plan.n_out, output_position), p->base, next);
-    if (p->text == VTC_TEXT_ORIGINAL || side == 0)
+    if (p->text == VTC_TEXT_ORIGINAL || p->grid_w == 0)
         return next_after(call, largest(job, job->plan.n_in, input_position), p->base, next);
     *next = p->base + (int64_t)side;
     return VTC_OK;
@@ -142,19 +144,21 @@ static vtc_status check_i32(const vtci_call *call, const struct job *job)
     return VTC_OK;
 }
 
+static void store_position(const vtc_tensor *t, size_t axis, size_t i, int64_t position)
+{
+    const size_t at = element_of(t, axis, i);
+
+    if (t->dtype == VTC_I32)
+        ((int32_t *)t->data)[at] = (int32_t)position;
+    else
+        ((int64_t *)t->data)[at] = position;
+}
+
 static void write_positions(const struct job *job)
 {
-    for (size_t axis = 0; axis < job->n_axes; axis++) {
-        for (size_t j = 0; j < job->plan.n_out; j++) {
-            const int64_t position = output_position(job, axis, j);
-            const size_t at = element_of(job->out, axis, j);
-
-            if (job->out->dtype == VTC_I32)
-                ((int32_t *)job->out->data)[at] = (int32_t)position;
-            else
-                ((int64_t *)job->out->data)[at] = position;
-        }
-    }
+    for (size_t axis = 0; axis < job->n_axes; axis++)
+        for (size_t j = 0; j < job->plan.n_out; j++)
+            store_position(job->out, axis, j, output_position(job, axis, j));
 }
 
 vtc_status vtc_plan_positions(const vtc_positions_params *params, const vtc_plan *plan,
@@ -174,6 +178,54 @@ vtc_status vtc_plan_positions(const vtc_positions_params *params, const vtc_plan
     VTCI_TRY(resume_text(&call, &job, &next));
     write_positions(&job);
     *text_next = next;
+    return VTC_OK;
+}
+
+/* ---- grids ----------------------------------------------------------------------------------- */
+
+/* Whether base .. base + (n - 1) * step fits the dtype; n up to INT32_MAX,
+ * step >= 0. */
+static bool positions_fit(vtc_dtype dtype, int64_t base, size_t n, int64_t step)
+{
+    const int64_t low = dtype == VTC_I32 ? INT32_MIN : INT64_MIN;
+    const int64_t high = dtype == VTC_I32 ? INT32_MAX : INT64_MAX;
+    const int64_t steps = n == 0 ? 0 : (int64_t)n - 1;
+
+    return base >= low && base <= high &&
+           (steps == 0 || step <= (high - (base > 0 ? base : 0)) / steps);
+}
+
+static vtc_status check_grid_positions(const vtci_call *call, size_t t, size_t h, size_t w,
+                                       int64_t base, int64_t t_step, const vtc_tensor *out)
+{
+    const size_t n = vtci_mul(t, vtci_mul(h, w));
+
+    VTCI_TRY(vtci_check_tensor(call, "out", out, VTCI_INTS, 2, 2, VTCI_OUT));
+    VTCI_REQUIRE(call, out->dim[0] == 3 && out->dim[1] == n, VTC_ERR_SHAPE,
+                 "out is %zux%zu, a grid of %zux%zux%zu needs 3x%zu", out->dim[0], out->dim[1], t,
+                 h, w, n);
+    VTCI_REQUIRE(call, n <= INT32_MAX, VTC_ERR_OVERFLOW, "%zu tokens exceed int32", n);
+    VTCI_REQUIRE(call, t_step >= 0, VTC_ERR_RANGE, "t_step is %lld", (long long)t_step);
+    VTCI_REQUIRE(call,
+                 n == 0 || (positions_fit(out->dtype, base, t, t_step) &&
+                            positions_fit(out->dtype, base, vtci_max(h, w), 1)),
+                 VTC_ERR_OVERFLOW, "positions from %lld on do not fit %s", (long long)base,
+                 vtc_dtype_string(out->dtype));
+    return VTC_OK;
+}
+
+vtc_status vtc_grid_positions(size_t grid_t, size_t grid_h, size_t grid_w, int64_t base,
+                              int64_t t_step, vtc_tensor *out, const vtc_exec *exec)
+{
+    vtci_call call;
+
+    VTCI_TRY(vtci_begin(&call, "vtc_grid_positions", exec));
+    VTCI_TRY(check_grid_positions(&call, grid_t, grid_h, grid_w, base, t_step, out));
+    for (size_t i = 0; i < out->dim[1]; i++) {
+        store_position(out, 0, i, base + (int64_t)(i / grid_w / grid_h) * t_step);
+        store_position(out, 1, i, base + (int64_t)(i / grid_w % grid_h));
+        store_position(out, 2, i, base + (int64_t)(i % grid_w));
+    }
     return VTC_OK;
 }
 

@@ -116,6 +116,31 @@ vtc_status vtc_planner_scratch(const vtc_planner *planner, const void *params,
     return VTC_OK;
 }
 
+vtc_status vtc_planner_cost(const vtc_planner *planner, const void *params,
+                            const vtc_plan_inputs *inputs, const vtc_budget *budget,
+                            double *multiply_adds, const vtc_exec *exec)
+{
+    struct batch batch;
+    vtc_plan_count count;
+    vtci_call call;
+    double total = 0.0;
+
+    VTCI_TRY(vtci_begin(&call, "vtc_planner_cost", exec));
+    call.query = true;
+    VTCI_REQUIRE_PTR(&call, multiply_adds);
+    VTCI_TRY(open_batch(&call, planner, params, inputs, budget, &batch));
+    VTCI_TRY(count_batch(&batch, &count)); /* refuses budgets that cannot be met */
+    for (size_t b = 0; b < batch.inputs.n_images && batch.planner.cost != NULL; b++) {
+        vtci_image image;
+        size_t n_keep;
+
+        VTCI_TRY(open_image(&batch, b, &image, &n_keep));
+        total += batch.planner.cost(batch.params, &image.in, n_keep);
+    }
+    *multiply_adds = total;
+    return VTC_OK;
+}
+
 /* ---- plans ----------------------------------------------------------------------------------- */
 
 /* The views that an image may be planned from are apart from the plan of all images. */

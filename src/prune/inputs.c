@@ -61,10 +61,10 @@ static const struct {
     { VTC_NEED_LM, "decoder Q and K" },
     { VTC_NEED_HIDDEN, "hidden states" },
     { VTC_NEED_FRAMES, "frames" },
-    { VTC_NEED_IMAGE, "image" },
     { VTC_NEED_QUERIES, "queries" },
     { VTC_NEED_EMBEDDINGS, "embeddings" },
     { VTC_NEED_KEY_ROWS, "key rows" },
+    { VTC_NEED_IMAGE, "image" },
 };
 
 enum { N_NEEDS = sizeof(need_names) / sizeof(*need_names) };

@@ -289,6 +289,19 @@ static const vtc_param planner_params[] = {
       "row 1 is the distillation token: nothing merges into it" },
 };
 
+/* Cosines of even and odd rows in each round. The metric is the mean key, or the token itself. */
+static double planner_cost(const void *params, const vtc_plan_inputs *image, size_t n_keep)
+{
+    const vtc_tensor *metric = image->keys != NULL ? image->keys : image->features;
+    const double d = metric == NULL ? 0.0 : (double)metric->dim[metric->rank - 1];
+    double macs = 0.0;
+
+    (void)params;
+    for (size_t n = image->n_rows; n > n_keep && n > 1; n = vtci_max(n_keep, n - n / 2))
+        macs += (double)(n - n / 2) * (double)(n / 2) * d;
+    return macs;
+}
+
 const vtc_planner vtci_planner_tome = {
     .struct_size = sizeof(vtc_planner),
     .name = "tome",
@@ -306,4 +319,5 @@ const vtc_planner vtci_planner_tome = {
     .scratch = planner_scratch,
     .check = planner_check,
     .plan = planner_plan,
+    .cost = planner_cost,
 };

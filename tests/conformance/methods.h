@@ -17,6 +17,8 @@ extern const method pooling_methods[];
 extern const method project_methods[];
 extern const method project_conv_methods[];
 extern const method prune_methods[];
+extern const method idefics2_methods[];
+extern const method qformer_methods[];
 extern const method shuffle_methods[];
 extern const method vlora_methods[];
 

@@ -1,0 +1,569 @@
+/*
+ * The connector of Idefics2.
+ *
+ *   c = down(SiLU(gate x) * up x)                      the real patches alone
+ *   z = latents
+ *   layer   u = RMS(z)
+ *           z = z + Wo attention(Wq u, Wk [RMS(c) ; u], Wv [RMS(c) ; u])
+ *           z = z + down(SiLU(gate RMS(z)) * up RMS(z))
+ *   tokens = RMS(z)
+ *
+ * Query head h reads key head h / (n_heads / n_kv_heads). Sources and cost: see vtc/idefics2.h.
+ */
+#include "idefics2.h"
+
+#include "../linalg/gated_mlp.h"
+#include "../linalg/rows.h"
+#include "../linalg/weight_check.h"
+
+#include <math.h>
+#include <stddef.h>
+#include <string.h>
+
+/* Patches that go through the wide MLP at a time. */
+enum { BLOCK_ROWS = 512 };
+
+/* ---- names -------------------------------------------------------------------------------------
+ */
+
+#define AT(member)       offsetof(vtc_idefics2_weights, member)
+#define LAYER_AT(member) offsetof(vtc_idefics2_layer, member)
+
+static const vtc_weight model_weights[] = {
+    { "modality_projection.gate_proj.weight", AT(projection.gate.weight), 2, 0 },
+    { "modality_projection.up_proj.weight", AT(projection.up.weight), 2, 0 },
+    { "modality_projection.down_proj.weight", AT(projection.down.weight), 2, 0 },
+    { "perceiver_resampler.latents", AT(latents), 2, 0 },
+    { "perceiver_resampler.norm.weight", AT(norm.weight), 1, 0 },
+};
+const vtc_weight_table vtc_idefics2_table = { "Idefics2 connector", model_weights, 5 };
+
+static const vtc_weight layer_weights[] = {
+    { "input_latents_norm.weight", LAYER_AT(latents_norm.weight), 1, 0 },
+    { "input_context_norm.weight", LAYER_AT(context_norm.weight), 1, 0 },
+    { "self_attn.q_proj.weight", LAYER_AT(q.weight), 2, 0 },
+    { "self_attn.k_proj.weight", LAYER_AT(k.weight), 2, 0 },
+    { "self_attn.v_proj.weight", LAYER_AT(v.weight), 2, 0 },
+    { "self_attn.o_proj.weight", LAYER_AT(o.weight), 2, 0 },
+    { "post_attention_layernorm.weight", LAYER_AT(mlp_norm.weight), 1, 0 },
+    { "mlp.gate_proj.weight", LAYER_AT(mlp.gate.weight), 2, 0 },
+    { "mlp.up_proj.weight", LAYER_AT(mlp.up.weight), 2, 0 },
+    { "mlp.down_proj.weight", LAYER_AT(mlp.down.weight), 2, 0 },
+};
+const vtc_weight_table vtc_idefics2_layer_table = { "Idefics2 perceiver layer", layer_weights, 10 };
+
+/* ---- the model ---------------------------------------------------------------------------------
+ */
+
+static vtc_status read_params(vtci_idefics2 *m, const vtc_idefics2_params *params)
+{
+    static const vtc_idefics2_params defaults = VTC_IDEFICS2_PARAMS_INIT;
+    vtc_idefics2_params *p = &m->params;
+
+    *p = defaults;
+    VTCI_TRY(vtci_params_read(m->call, p, sizeof(*p), params));
+    VTCI_REQUIRE(m->call, p->n_heads != 0 && p->n_kv_heads != 0 && p->n_heads % p->n_kv_heads == 0,
+                 VTC_ERR_RANGE, "%zu query heads cannot share %zu key heads", p->n_heads,
+                 p->n_kv_heads);
+    VTCI_REQUIRE(m->call, p->eps > 0.0f && isfinite(p->eps), VTC_ERR_RANGE,
+                 "eps is %g; give that of the checkpoint", (double)p->eps);
+    return VTC_OK;
+}
+
+static vtc_status check_layer(vtci_idefics2 *m, const vtci_owner *of, const vtc_idefics2_layer *l)
+{
+    const size_t d = m->d, n_heads = m->params.n_heads, n_kv_heads = m->params.n_kv_heads;
+
+    VTCI_TRY(vtci_check_vector(of, "input_latents_norm", ".weight", &l->latents_norm.weight, d));
+    VTCI_TRY(vtci_check_vector(of, "input_context_norm", ".weight", &l->context_norm.weight, d));
+    VTCI_TRY(vtci_check_linear(of, "self_attn.q_proj", &l->q, d));
+    m->n_q = l->q.weight.dim[0];
+    VTCI_REQUIRE(m->call, m->n_q % n_heads == 0, VTC_ERR_SHAPE,
+                 "%s has %zu rows, no multiple of %zu heads",
+                 vtci_label_of(of, "self_attn.q_proj", ".weight").s, m->n_q, n_heads);
+    m->n_kv = m->n_q / n_heads * n_kv_heads;
+    VTCI_TRY(vtci_check_linear_to(of, "self_attn.k_proj", &l->k, m->n_kv, d));
+    VTCI_TRY(vtci_check_linear_to(of, "self_attn.v_proj", &l->v, m->n_kv, d));
+    VTCI_TRY(vtci_check_linear_to(of, "self_attn.o_proj", &l->o, d, m->n_q));
+    VTCI_TRY(vtci_check_vector(of, "post_attention_layernorm", ".weight", &l->mlp_norm.weight, d));
+    VTCI_TRY(vtci_check_gated_mlp(of, "mlp.", &l->mlp, d, d));
+    m->n_hidden = vtci_max(m->n_hidden, l->mlp.gate.weight.dim[0]);
+    return VTC_OK;
+}
+
+/* All layers are as wide as the first. */
+static vtc_status check_layers(vtci_idefics2 *m, vtci_owner *of)
+{
+    size_t n_q = 0;
+
+    VTCI_REQUIRE(m->call, m->w->layers != NULL || m->w->n_layers == 0, VTC_ERR_NULL,
+                 "weights.layers is NULL");
+    for (size_t i = 0; i < m->w->n_layers; i++) {
+        const vtci_label prefix = vtci_layer_label("perceiver_resampler.layers.", i);
+
+        of->prefix = prefix.s;
+        VTCI_TRY(check_layer(m, of, &m->w->layers[i]));
+        n_q = i == 0 ? m->n_q : n_q;
+        VTCI_REQUIRE(m->call, m->n_q == n_q, VTC_ERR_SHAPE,
+                     "%s has %zu rows, that of the first layer %zu",
+                     vtci_label_of(of, "self_attn.q_proj", ".weight").s, m->n_q, n_q);
+    }
+    return VTC_OK;
+}
+
+vtc_status vtci_idefics2_open(const vtci_call *call, const vtc_idefics2_params *params,
+                              const vtc_idefics2_weights *weights, const vtc_tensor *y,
+                              vtci_idefics2 *m)
+{
+    vtci_owner of = { call, y, 1, "" };
+
+    memset(m, 0, sizeof(*m));
+    m->call = call;
+    m->w = weights;
+    VTCI_TRY(read_params(m, params));
+    VTCI_REQUIRE_PTR(call, weights);
+    VTCI_TRY(vtci_check_tensor(call, "perceiver_resampler.latents", &weights->latents, VTCI_FLOATS,
+                               2, 2, VTCI_IN));
+    m->n_latents = weights->latents.dim[0];
+    m->d = weights->latents.dim[1];
+    of.n_tokens = vtci_max(m->n_latents, BLOCK_ROWS);
+    if (y != NULL)
+        VTCI_TRY(vtci_check_apart(call, "y", y, "perceiver_resampler.latents", &weights->latents));
+    VTCI_TRY(vtci_check_tensor(call, "modality_projection.gate_proj.weight",
+                               &weights->projection.gate.weight, VTCI_FLOATS, 2, 2, VTCI_IN));
+    m->n_vision = weights->projection.gate.weight.dim[1];
+    VTCI_TRY(
+        vtci_check_gated_mlp(&of, "modality_projection.", &weights->projection, m->n_vision, m->d));
+    VTCI_TRY(
+        vtci_check_vector(&of, "perceiver_resampler.norm", ".weight", &weights->norm.weight, m->d));
+    return check_layers(m, &of);
+}
+
+/* ---- one call ----------------------------------------------------------------------------------
+ */
+
+struct job {
+    vtci_idefics2 m;
+    vtci_idefics2_object object;
+    vtci_steps steps;
+    vtci_rows x, y;
+    const vtc_tensor *mask; /* or NULL */
+
+    size_t b, n;    /* the image at hand and its real patches; all of them while measuring */
+    int32_t *patch; /* [N] their rows in x; NULL: all, in order                            */
+    float *block;   /* [BLOCK_ROWS, Dv] patches picked by the mask                         */
+    float *context; /* [N, D]                                                              */
+    float *normed;  /* [max(N, M), D]                                                      */
+    float *k, *v;   /* [N + M, n_kv]                                                       */
+    float *z[2];    /* [M, D]                                                              */
+    float *q, *mix; /* [M, n_q]                                                            */
+    float *hidden[2];
+};
+
+vtci_rows vtci_idefics2_rows(float *data, size_t n_rows, size_t n_cols)
+{
+    const vtci_rows rows = {
+        (char *)data, VTC_F32, 1, n_rows, n_cols, 0, vtci_mul(n_cols, sizeof(*data))
+    };
+
+    return rows;
+}
+
+static float *at_row(float *data, size_t row, size_t n_cols)
+{
+    return data == NULL ? NULL : data + row * n_cols;
+}
+
+static float *take_floats(vtci_arena *arena, size_t n_rows, size_t n_cols)
+{
+    return vtci_take(arena, vtci_mul(n_rows, n_cols), sizeof(float));
+}
+
+static void lay_out(vtci_arena *arena, struct job *job)
+{
+    const vtci_idefics2 *m = &job->m;
+    const size_t n = job->x.n_rows, n_all = vtci_add(n, m->n_latents);
+    const size_t wide = vtci_mul(vtci_min(n, BLOCK_ROWS), m->w->projection.gate.weight.dim[0]);
+    const size_t hidden = vtci_max(wide, vtci_mul(m->n_latents, m->n_hidden));
+
+    job->patch = NULL;
+    job->block = NULL;
+    if (job->mask != NULL) {
+        job->patch = vtci_take(arena, n, sizeof(*job->patch));
+        job->block = take_floats(arena, vtci_min(n, BLOCK_ROWS), m->n_vision);
+    }
+    job->context = take_floats(arena, n, m->d);
+    job->normed = take_floats(arena, vtci_max(n, m->n_latents), m->d);
+    job->k = take_floats(arena, n_all, m->n_kv);
+    job->v = take_floats(arena, n_all, m->n_kv);
+    job->q = take_floats(arena, m->n_latents, m->n_q);
+    job->mix = take_floats(arena, m->n_latents, m->n_q);
+    for (int i = 0; i < 2; i++) {
+        job->z[i] = take_floats(arena, m->n_latents, m->d);
+        job->hidden[i] = take_floats(arena, hidden, 1);
+    }
+}
+
+/* ---- patches -----------------------------------------------------------------------------------
+ */
+
+/* Lists the patches that the mask lets through. */
+static void find_patches(struct job *job)
+{
+    const vtc_tensor *mask = job->mask;
+    const uint8_t *row;
+
+    job->n = job->x.n_rows;
+    if (mask == NULL || job->steps.measure)
+        return;
+    row = (const uint8_t *)mask->data + (mask->rank == 2 ? job->b * mask->stride[0] : 0);
+    job->n = 0;
+    for (size_t i = 0; i < job->x.n_rows; i++)
+        if (row[i] != 0)
+            job->patch[job->n++] = (int32_t)i;
+}
+
+static void pick_row(void *p, size_t index, size_t worker)
+{
+    const struct job *job = p;
+    const size_t c = job->m.n_vision;
+    float *to = job->block + index % BLOCK_ROWS * c;
+    const float *row =
+        vtci_load_row(vtci_row(&job->x, job->b, (size_t)job->patch[index]), job->x.dtype, c, to);
+
+    (void)worker;
+    if (row != to)
+        memcpy(to, row, c * sizeof(*to));
+}
+
+/* Patches first .. first + n - 1 of the image's real ones. */
+struct picking {
+    struct job *job;
+    size_t first;
+};
+
+static void pick_task(void *p, size_t index, size_t worker)
+{
+    const struct picking *picking = p;
+
+    pick_row(picking->job, picking->first + index, worker);
+}
+
+static vtci_rows block_of(struct job *job, size_t first, size_t n)
+{
+    struct picking picking = { job, first };
+    vtci_rows rows = job->x;
+
+    if (job->mask != NULL) {
+        if (!job->steps.measure)
+            vtci_parallel(job->m.call, n, pick_task, &picking);
+        return vtci_idefics2_rows(job->block, n, job->m.n_vision);
+    }
+    if (rows.data != NULL)
+        rows.data += job->b * rows.batch_stride + first * rows.row_stride;
+    rows.n_batch = 1;
+    rows.n_rows = n;
+    return rows;
+}
+
+static void project_patches(struct job *job)
+{
+    const vtci_idefics2 *m = &job->m;
+
+    for (size_t first = 0; first < job->n; first += BLOCK_ROWS) {
+        const size_t n = vtci_min(BLOCK_ROWS, job->n - first);
+        vtci_gated_mlp mlp = { .weights = &m->w->projection, .act = VTCI_ACT_SILU };
+
+        mlp.x = block_of(job, first, n);
+        mlp.y = vtci_idefics2_rows(at_row(job->context, first, m->d), n, m->d);
+        mlp.hidden[0] = job->hidden[0];
+        mlp.hidden[1] = job->hidden[1];
+        vtci_gated_mlp_run(&job->steps, &mlp);
+    }
+}
+
+/* ---- layers ------------------------------------------------------------------------------------
+ */
+
+void vtci_idefics2_multiply(vtci_steps *steps, const vtc_linear *layer, const vtci_packed *packed,
+                            const vtci_rows *a, const vtci_rows *c, const vtci_rows *extra)
+{
+    vtci_gemm g = { .a = *a, .b = vtci_rows_of(&layer->weight), .c = *c, .trans_b = true };
+
+    g.packed = packed;
+    if (!vtc_tensor_is_absent(&layer->bias))
+        g.bias = vtci_rows_of(&layer->bias);
+    if (extra != NULL)
+        g.residual = *extra;
+    vtci_steps_gemm(steps, &g);
+}
+
+static void normalize(const vtci_idefics2 *m, vtci_steps *steps, const vtc_norm *weights,
+                      const vtci_rows *x, const vtci_rows *y)
+{
+    vtci_norm norm = { .x = *x, .y = *y, .kind = VTC_NORM_RMS, .norm = weights };
+
+    norm.eps = m->params.eps;
+    vtci_steps_norm(steps, &norm);
+}
+
+static const vtci_packed *packed_at(const vtci_idefics2_packed *packed, size_t i)
+{
+    return packed == NULL ? NULL : &packed->packed[i];
+}
+
+void vtci_idefics2_project_latents(const vtci_idefics2 *m, vtci_steps *steps,
+                                   const vtc_idefics2_layer *layer,
+                                   const vtci_idefics2_packed *packed,
+                                   const vtci_idefics2_latents *l)
+{
+    normalize(m, steps, &layer->latents_norm, &l->z, &l->normed);
+    vtci_idefics2_multiply(steps, &layer->q, packed_at(packed, VTCI_IDEFICS2_Q), &l->normed, &l->q,
+                           NULL);
+    vtci_idefics2_multiply(steps, &layer->k, packed_at(packed, VTCI_IDEFICS2_K), &l->normed, &l->k,
+                           NULL);
+    vtci_idefics2_multiply(steps, &layer->v, packed_at(packed, VTCI_IDEFICS2_V), &l->normed, &l->v,
+                           NULL);
+}
+
+/* Keys and values of the patches, in front of those of the latents. */
+static void project_context(struct job *job, const vtc_idefics2_layer *layer)
+{
+    const vtci_idefics2 *m = &job->m;
+    const vtci_rows context = vtci_idefics2_rows(job->context, job->n, m->d);
+    const vtci_rows normed = vtci_idefics2_rows(job->normed, job->n, m->d);
+    const vtci_rows k = vtci_idefics2_rows(job->k, job->n, m->n_kv);
+    const vtci_rows v = vtci_idefics2_rows(job->v, job->n, m->n_kv);
+
+    normalize(m, &job->steps, &layer->context_norm, &context, &normed);
+    vtci_idefics2_multiply(&job->steps, &layer->k, NULL, &normed, &k, NULL);
+    vtci_idefics2_multiply(&job->steps, &layer->v, NULL, &normed, &v, NULL);
+}
+
+/* Queries, and the latents' keys and values: of the first layer they may be prepared. */
+static void project_queries(struct job *job, size_t i, const vtci_idefics2_packed *packed)
+{
+    const vtci_idefics2 *m = &job->m;
+    const size_t n = m->n_latents;
+    vtci_idefics2_latents l;
+
+    l.z = i == 0 ? vtci_rows_of(&m->w->latents) : vtci_idefics2_rows(job->z[0], n, m->d);
+    l.normed = vtci_idefics2_rows(job->normed, n, m->d);
+    l.q = vtci_idefics2_rows(job->q, n, m->n_q);
+    l.k = vtci_idefics2_rows(at_row(job->k, job->n, m->n_kv), n, m->n_kv);
+    l.v = vtci_idefics2_rows(at_row(job->v, job->n, m->n_kv), n, m->n_kv);
+    if (i != 0 || !job->object.given) {
+        vtci_idefics2_project_latents(m, &job->steps, &m->w->layers[i], packed, &l);
+    } else if (!job->steps.measure) {
+        memcpy(l.q.data, job->object.q, n * m->n_q * sizeof(float));
+        memcpy(l.k.data, job->object.k, n * m->n_kv * sizeof(float));
+        memcpy(l.v.data, job->object.v, n * m->n_kv * sizeof(float));
+    }
+}
+
+static void attend(struct job *job)
+{
+    const vtci_idefics2 *m = &job->m;
+    const size_t n_keys = job->n + m->n_latents;
+    const vtci_rows q = vtci_idefics2_rows(job->q, m->n_latents, m->n_q);
+    const vtci_rows k = vtci_idefics2_rows(job->k, n_keys, m->n_kv);
+    const vtci_rows v = vtci_idefics2_rows(job->v, n_keys, m->n_kv);
+    const vtci_rows mix = vtci_idefics2_rows(job->mix, m->n_latents, m->n_q);
+    vtci_attention a = { .q = vtci_heads_of_rows(&q, m->params.n_heads) };
+
+    a.k = vtci_heads_of_rows(&k, m->params.n_kv_heads);
+    a.v = vtci_heads_of_rows(&v, m->params.n_kv_heads);
+    a.y = vtci_heads_of_rows(&mix, m->params.n_heads);
+    a.scale = 1.0f / sqrtf((float)(m->n_q / m->params.n_heads));
+    vtci_steps_attention(&job->steps, &a);
+}
+
+/* z[1] = z[0] + Wo mix, z[0] = z[1] + MLP(z[1]) */
+static void update_latents(struct job *job, size_t i, const vtci_idefics2_packed *packed)
+{
+    const vtci_idefics2 *m = &job->m;
+    const vtc_idefics2_layer *layer = &m->w->layers[i];
+    const size_t n = m->n_latents;
+    const vtci_rows old =
+        i == 0 ? vtci_rows_of(&m->w->latents) : vtci_idefics2_rows(job->z[0], n, m->d);
+    const vtci_rows mix = vtci_idefics2_rows(job->mix, n, m->n_q);
+    const vtci_rows between = vtci_idefics2_rows(job->z[1], n, m->d);
+    vtci_gated_mlp mlp = { .weights = &layer->mlp, .act = VTCI_ACT_SILU };
+
+    vtci_idefics2_multiply(&job->steps, &layer->o, packed_at(packed, VTCI_IDEFICS2_O), &mix,
+                           &between, &old);
+    mlp.x = vtci_idefics2_rows(job->normed, n, m->d);
+    normalize(m, &job->steps, &layer->mlp_norm, &between, &mlp.x);
+    mlp.packed = packed_at(packed, VTCI_IDEFICS2_MLP);
+    mlp.y = vtci_idefics2_rows(job->z[0], n, m->d);
+    mlp.extra = between;
+    mlp.hidden[0] = job->hidden[0];
+    mlp.hidden[1] = job->hidden[1];
+    vtci_gated_mlp_run(&job->steps, &mlp);
+}
+
+static void run_image(struct job *job)
+{
+    const vtci_idefics2 *m = &job->m;
+    vtci_arena prepared = job->object.layers;
+    vtci_rows z = vtci_rows_of(&m->w->latents), y = job->y;
+
+    find_patches(job);
+    project_patches(job);
+    for (size_t i = 0; i < m->w->n_layers; i++) {
+        vtci_idefics2_packed packed;
+
+        if (job->object.given)
+            vtci_idefics2_lay_out_layer(&prepared, &m->w->layers[i], &packed);
+        project_context(job, &m->w->layers[i]);
+        project_queries(job, i, job->object.given ? &packed : NULL);
+        attend(job);
+        update_latents(job, i, job->object.given ? &packed : NULL);
+        z = vtci_idefics2_rows(job->z[0], m->n_latents, m->d);
+    }
+    if (y.data != NULL)
+        y.data += job->b * y.batch_stride;
+    y.n_batch = 1;
+    normalize(m, &job->steps, &m->w->norm, &z, &y);
+}
+
+/* ---- calls -------------------------------------------------------------------------------------
+ */
+
+static vtc_status check_mask(const vtci_call *call, const vtc_tensor *mask, const vtc_tensor *x,
+                             const vtc_tensor *tokens)
+{
+    const unsigned dtypes = VTCI_BIT(VTC_BOOL) | VTCI_BIT(VTC_U8);
+
+    if (mask == NULL)
+        return VTC_OK;
+    VTCI_TRY(vtci_check_tensor(call, "mask", mask, dtypes, x->rank - 1, x->rank - 1, VTCI_IN));
+    for (int axis = 0; axis < mask->rank; axis++)
+        VTCI_REQUIRE(call, mask->dim[axis] == x->dim[axis], VTC_ERR_SHAPE,
+                     "mask has extent %zu along axis %d, x has %zu", mask->dim[axis], axis,
+                     x->dim[axis]);
+    return vtci_check_apart(call, "tokens", tokens, "mask", mask);
+}
+
+static vtc_status check_views(const vtci_call *call, const vtc_tensor *x, const vtc_tensor *mask,
+                              const vtc_tensor *tokens)
+{
+    VTCI_TRY(vtci_check_tensor(call, "x", x, VTCI_FLOATS, 2, 3, VTCI_IN));
+    VTCI_TRY(vtci_check_tensor(call, "tokens", tokens, VTCI_FLOATS, x->rank, x->rank, VTCI_OUT));
+    VTCI_REQUIRE(call, x->rank == 2 || x->dim[0] == tokens->dim[0], VTC_ERR_SHAPE,
+                 "x has %zu batch items, tokens has %zu", x->dim[0], tokens->dim[0]);
+    VTCI_TRY(vtci_check_apart(call, "tokens", tokens, "x", x));
+    return check_mask(call, mask, x, tokens);
+}
+
+static vtc_status open_job(const vtci_call *call, const vtc_idefics2_params *params,
+                           const vtc_idefics2_weights *weights, const vtc_prepared *prepared,
+                           const vtc_tensor *x, const vtc_tensor *mask, const vtc_tensor *tokens,
+                           struct job *job)
+{
+    memset(job, 0, sizeof(*job));
+    VTCI_TRY(check_views(call, x, mask, tokens));
+    VTCI_TRY(vtci_idefics2_open(call, params, weights, tokens, &job->m));
+    VTCI_TRY(vtci_idefics2_open_object(&job->m, prepared, &job->object));
+    job->x = vtci_rows_of(x);
+    job->y = vtci_rows_of(tokens);
+    job->mask = mask;
+    VTCI_REQUIRE(call, job->x.n_cols == job->m.n_vision, VTC_ERR_SHAPE,
+                 "x has %zu channels, the projection takes %zu", job->x.n_cols, job->m.n_vision);
+    VTCI_REQUIRE(call, job->y.n_rows == job->m.n_latents && job->y.n_cols == job->m.d,
+                 VTC_ERR_SHAPE, "tokens is %zux%zu, %zux%zu is needed", job->y.n_rows,
+                 job->y.n_cols, job->m.n_latents, job->m.d);
+    VTCI_REQUIRE(call, job->x.n_rows <= INT32_MAX, VTC_ERR_OVERFLOW, "%zu patches exceed int32",
+                 job->x.n_rows);
+    VTCI_REQUIRE(call,
+                 call->query || prepared == NULL ||
+                     !vtci_ranges_meet(tokens->data, vtci_span_bytes(tokens), prepared->data,
+                                       prepared->bytes),
+                 VTC_ERR_OVERLAP, "tokens overlaps the prepared object");
+    return vtci_check_gemm(call, job->x.n_rows, job->m.d, job->m.n_latents);
+}
+
+static vtci_arena measure(struct job *job)
+{
+    job->steps = vtci_steps_measure(job->m.call);
+    lay_out(&job->steps.arena, job);
+    run_image(job);
+    return vtci_steps_used(&job->steps);
+}
+
+vtc_status vtc_idefics2_scratch(const vtc_idefics2_params *params,
+                                const vtc_idefics2_weights *weights, const vtc_prepared *prepared,
+                                const vtc_tensor *x, const vtc_tensor *mask,
+                                const vtc_tensor *tokens, const vtc_exec *exec, size_t *bytes)
+{
+    struct job job;
+    vtci_arena used;
+    vtci_call call;
+
+    VTCI_TRY(vtci_begin_query(&call, "vtc_idefics2_scratch", exec, bytes));
+    VTCI_TRY(open_job(&call, params, weights, prepared, x, mask, tokens, &job));
+    used = measure(&job);
+    return vtci_end_query(&call, &used, bytes);
+}
+
+vtc_status vtc_idefics2(const vtc_idefics2_params *params, const vtc_idefics2_weights *weights,
+                        const vtc_prepared *prepared, const vtc_tensor *x, const vtc_tensor *mask,
+                        vtc_tensor *tokens, const vtc_exec *exec)
+{
+    struct job job;
+    vtci_arena used;
+    vtci_call call;
+
+    VTCI_TRY(vtci_begin(&call, "vtc_idefics2", exec));
+    VTCI_TRY(open_job(&call, params, weights, prepared, x, mask, tokens, &job));
+    used = measure(&job);
+    VTCI_TRY(vtci_arena_check(&call, &used));
+    job.steps = vtci_steps_in(&call);
+    lay_out(&job.steps.arena, &job);
+    for (job.b = 0; job.b < job.x.n_batch; job.b++)
+        run_image(&job);
+    return VTC_OK;
+}
+
+/* ---- cost --------------------------------------------------------------------------------------
+ */
+
+static double elements(const vtc_tensor *t)
+{
+    return vtc_tensor_is_absent(t) ? 0.0 : (double)vtci_count(t);
+}
+
+static double gated_elements(const vtc_gated_mlp *mlp)
+{
+    return elements(&mlp->gate.weight) + elements(&mlp->up.weight) + elements(&mlp->down.weight);
+}
+
+vtc_status vtc_idefics2_cost(const vtc_idefics2_params *params, const vtc_idefics2_weights *weights,
+                             size_t n_batch, size_t n_patches, vtc_model_cost *cost,
+                             const vtc_exec *exec)
+{
+    const double n = (double)n_patches;
+    vtci_idefics2 m;
+    vtci_call call;
+    double macs, all;
+
+    VTCI_TRY(vtci_begin(&call, "vtc_idefics2_cost", exec));
+    call.query = true;
+    VTCI_REQUIRE_PTR(&call, cost);
+    VTCI_TRY(vtci_idefics2_open(&call, params, weights, NULL, &m));
+    all = gated_elements(&weights->projection) + elements(&weights->latents) + (double)m.d;
+    macs = n * gated_elements(&weights->projection);
+    for (size_t i = 0; i < weights->n_layers; i++) {
+        const vtc_idefics2_layer *l = &weights->layers[i];
+        const double latent =
+            elements(&l->q.weight) + elements(&l->o.weight) + gated_elements(&l->mlp);
+        const double kv = elements(&l->k.weight) + elements(&l->v.weight);
+        const double rows = (double)m.n_latents;
+
+        all += latent + kv + 3.0 * (double)m.d;
+        macs += rows * latent + (n + rows) * kv + 2.0 * rows * (n + rows) * (double)m.n_q;
+    }
+    cost->parameters = all;
+    cost->multiply_adds = (double)n_batch * macs;
+    return VTC_OK;
+}

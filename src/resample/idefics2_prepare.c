@@ -1,0 +1,178 @@
+/* The Idefics2 connector's prepared object. */
+#include "../linalg/weight_check.h"
+#include "idefics2.h"
+
+#include <string.h>
+
+/* ---- layout ------------------------------------------------------------------------------------
+ */
+
+static const vtc_linear *linear_at(const vtc_idefics2_layer *layer, size_t i)
+{
+    const vtc_linear *const all[] = { &layer->q,        &layer->k,      &layer->v,       &layer->o,
+                                      &layer->mlp.gate, &layer->mlp.up, &layer->mlp.down };
+
+    return all[i];
+}
+
+enum { N_PACKED = VTCI_IDEFICS2_MLP + 3 };
+
+static float *take_floats(vtci_arena *arena, size_t n_rows, size_t n_cols)
+{
+    return vtci_take(arena, vtci_mul(n_rows, n_cols), sizeof(float));
+}
+
+void vtci_idefics2_lay_out(vtci_arena *arena, const vtci_idefics2 *m, vtci_idefics2_object *object)
+{
+    object->given = true;
+    object->q = take_floats(arena, m->n_latents, m->n_q);
+    object->k = take_floats(arena, m->n_latents, m->n_kv);
+    object->v = take_floats(arena, m->n_latents, m->n_kv);
+    object->layers = *arena;
+}
+
+void vtci_idefics2_lay_out_layer(vtci_arena *arena, const vtc_idefics2_layer *layer,
+                                 vtci_idefics2_packed *packed)
+{
+    for (size_t i = 0; i < N_PACKED; i++)
+        packed->packed[i] = vtci_packed_take(arena, &linear_at(layer, i)->weight);
+}
+
+static void lay_out_all(vtci_arena *arena, const vtci_idefics2 *m, vtci_idefics2_object *object)
+{
+    vtci_idefics2_packed packed;
+
+    vtci_idefics2_lay_out(arena, m, object);
+    for (size_t i = 0; i < m->w->n_layers; i++)
+        vtci_idefics2_lay_out_layer(arena, &m->w->layers[i], &packed);
+}
+
+static vtci_prepared_key key_of(const vtci_idefics2 *m)
+{
+    vtci_prepared_key key = { "idefics2", VTCI_FINGERPRINT };
+    uint32_t eps;
+
+    memcpy(&eps, &m->params.eps, sizeof(eps));
+    key.fingerprint = vtci_mix(key.fingerprint, m->params.n_heads);
+    key.fingerprint = vtci_mix(key.fingerprint, m->params.n_kv_heads);
+    key.fingerprint = vtci_mix(key.fingerprint, eps);
+    key.fingerprint = vtci_mix_tensor(key.fingerprint, &m->w->latents);
+    for (size_t l = 0; l < m->w->n_layers; l++)
+        for (size_t i = 0; i < N_PACKED; i++)
+            key.fingerprint =
+                vtci_mix_tensor(key.fingerprint, &linear_at(&m->w->layers[l], i)->weight);
+    return key;
+}
+
+vtc_status vtci_idefics2_open_object(const vtci_idefics2 *m, const vtc_prepared *prepared,
+                                     vtci_idefics2_object *object)
+{
+    const vtci_prepared_key key = key_of(m);
+    vtci_arena arena;
+
+    memset(object, 0, sizeof(*object));
+    if (prepared == NULL)
+        return VTC_OK;
+    VTCI_TRY(vtci_prepared_open(m->call, prepared, &key, &arena));
+    vtci_idefics2_lay_out(&arena, m, object);
+    return VTC_OK;
+}
+
+/* ---- contents ----------------------------------------------------------------------------------
+ */
+
+/* The first layer's latents, whose normed rows need scratch. */
+static void compute_latents(const vtci_idefics2 *m, vtci_steps *steps,
+                            const vtci_idefics2_object *object)
+{
+    vtci_idefics2_latents l;
+
+    l.z = vtci_rows_of(&m->w->latents);
+    l.normed =
+        vtci_idefics2_rows(take_floats(&steps->arena, m->n_latents, m->d), m->n_latents, m->d);
+    l.q = vtci_idefics2_rows(object->q, m->n_latents, m->n_q);
+    l.k = vtci_idefics2_rows(object->k, m->n_latents, m->n_kv);
+    l.v = vtci_idefics2_rows(object->v, m->n_latents, m->n_kv);
+    if (m->w->n_layers != 0)
+        vtci_idefics2_project_latents(m, steps, &m->w->layers[0], NULL, &l);
+}
+
+static vtci_arena measure_latents(const vtci_idefics2 *m)
+{
+    const vtci_idefics2_object none = { 0 };
+    vtci_steps steps = vtci_steps_measure(m->call);
+
+    compute_latents(m, &steps, &none);
+    return vtci_steps_used(&steps);
+}
+
+static void fill(const vtci_idefics2 *m, const vtci_idefics2_object *object)
+{
+    vtci_steps steps = vtci_steps_in(m->call);
+    vtci_arena arena = object->layers;
+    vtci_idefics2_packed packed;
+
+    compute_latents(m, &steps, object);
+    for (size_t l = 0; l < m->w->n_layers; l++) {
+        vtci_idefics2_lay_out_layer(&arena, &m->w->layers[l], &packed);
+        for (size_t i = 0; i < N_PACKED; i++)
+            vtci_packed_fill(m->call, &packed.packed[i], &linear_at(&m->w->layers[l], i)->weight);
+    }
+}
+
+/* ---- public ------------------------------------------------------------------------------------
+ */
+
+vtc_status vtc_idefics2_prepare_size(const vtc_idefics2_params *params,
+                                     const vtc_idefics2_weights *weights, const vtc_exec *exec,
+                                     size_t *bytes)
+{
+    vtci_idefics2_object object;
+    vtci_idefics2 m;
+    vtci_arena arena = vtci_prepared_measure();
+    vtci_call call;
+
+    VTCI_TRY(vtci_begin_query(&call, "vtc_idefics2_prepare_size", exec, bytes));
+    VTCI_TRY(vtci_idefics2_open(&call, params, weights, NULL, &m));
+    lay_out_all(&arena, &m, &object);
+    return vtci_end_query(&call, &arena, bytes);
+}
+
+vtc_status vtc_idefics2_prepare_scratch(const vtc_idefics2_params *params,
+                                        const vtc_idefics2_weights *weights, const vtc_exec *exec,
+                                        size_t *bytes)
+{
+    vtci_idefics2 m;
+    vtci_arena arena;
+    vtci_call call;
+
+    VTCI_TRY(vtci_begin_query(&call, "vtc_idefics2_prepare_scratch", exec, bytes));
+    VTCI_TRY(vtci_idefics2_open(&call, params, weights, NULL, &m));
+    arena = measure_latents(&m);
+    return vtci_end_query(&call, &arena, bytes);
+}
+
+vtc_status vtc_idefics2_prepare(const vtc_idefics2_params *params,
+                                const vtc_idefics2_weights *weights, vtc_prepared *prepared,
+                                const vtc_exec *exec)
+{
+    vtci_idefics2_object object;
+    vtci_prepared_key key;
+    vtci_idefics2 m;
+    vtci_arena arena, scratch;
+    vtci_call call;
+    vtc_tensor memory;
+
+    VTCI_TRY(vtci_begin(&call, "vtc_idefics2_prepare", exec));
+    VTCI_TRY(vtci_prepared_create(&call, prepared, &arena));
+    memory = vtc_tensor_1d(prepared->data, VTC_U8, prepared->bytes);
+    VTCI_TRY(vtci_idefics2_open(&call, params, weights, &memory, &m));
+    lay_out_all(&arena, &m, &object);
+    VTCI_TRY(vtci_prepared_check_room(&call, prepared, &arena));
+    scratch = measure_latents(&m);
+    VTCI_TRY(vtci_arena_check(&call, &scratch));
+    fill(&m, &object);
+    key = key_of(&m);
+    vtci_prepared_seal(prepared, &key, &arena);
+    return VTC_OK;
+}
