@@ -60,9 +60,9 @@ static void make_case(block_case *k, uint64_t *seed, vtc_dtype from, bool mixed,
     k->weights.k_proj = mixed ? linear_of(set, kv, h) : plain_linear(set, kv, h);
     k->weights.v_proj = plain_linear(set, kv, h);
     k->weights.o_proj = plain_linear(set, h, h);
-    k->weights.gate_proj = plain_linear(set, k->f, h);
-    k->weights.up_proj = plain_linear(set, k->f, h);
-    k->weights.down_proj = plain_linear(set, h, k->f);
+    k->weights.mlp.gate = plain_linear(set, k->f, h);
+    k->weights.mlp.up = plain_linear(set, k->f, h);
+    k->weights.mlp.down = plain_linear(set, h, k->f);
     if (kinds & 1)
         k->deltas.q = factors_of(k, h, h);
     if (kinds & 2)
@@ -263,8 +263,9 @@ static void counts_are_those_of_llama_7b(void **state)
     const vtc_linear narrow = { vtc_tensor_2d(NULL, VTC_F16, 4096, 11008), { 0 } };
     const vtc_tensor norm = vtc_tensor_1d(NULL, VTC_F16, 4096);
     const vtc_tensor factor = vtc_tensor_2d(NULL, VTC_F16, 4096, 64);
-    const vtc_vlora_block_weights w = { norm, square, square, square, square,
-                                        norm, wide,   wide,   narrow };
+    const vtc_vlora_block_weights w = {
+        norm, square, square, square, square, norm, { wide, wide, narrow }
+    };
     const vtc_vlora_factors f = { factor, factor };
     const vtc_vlora_deltas deltas = { f, f, f, f, f };
     vtc_model_cost plain, with;

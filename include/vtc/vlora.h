@@ -220,7 +220,7 @@ typedef struct vtc_vlora_block_weights {
     vtc_tensor input_layernorm;                /* [H]                                        */
     vtc_linear q_proj, k_proj, v_proj, o_proj; /* [E, H], [G d, H], [G d, H], [H, E]         */
     vtc_tensor post_attention_layernorm;       /* [H]                                        */
-    vtc_linear gate_proj, up_proj, down_proj;  /* [F, H], [F, H], [H, F]                     */
+    vtc_gated_mlp mlp;                         /* F between H and H                          */
 } vtc_vlora_block_weights;
 
 /* Prefix "model.layers.3.". */
@@ -233,7 +233,7 @@ typedef struct vtc_vlora_factors {
 
 typedef struct vtc_vlora_deltas {
     vtc_vlora_factors q, k, v, o; /* of the four linear layers                        */
-    vtc_vlora_factors m;          /* [H, r] around gate_proj, up_proj and down_proj    */
+    vtc_vlora_factors m;          /* [H, r] around the whole mlp                       */
 } vtc_vlora_deltas;
 
 /* Parameters of layer and factors, and the multiply-adds of one sequence of n_rows. */

@@ -15,16 +15,14 @@
 
 #include "base.h"
 #include "cost.h"
-#include "hyper_attention.h"
-#include "idefics2.h"
+#include "fuse.h"
 #include "plan.h"
 #include "planner.h"
 #include "pool.h"
 #include "project.h"
 #include "prune.h"
-#include "qformer.h"
+#include "resample.h"
 #include "shuffle.h"
-#include "vlora.h"
 #include "weights.h"
 
 #ifdef __cplusplus

@@ -357,7 +357,7 @@ static vtci_attention attention_of(const struct job *job, const struct part *par
 }
 
 static void attend_to_text(const struct job *job, const struct part *part, bool joins,
-                           vtci_stage *stage)
+                           vtci_steps *steps)
 {
     const vtc_hyper_kv *text = &part->sequence->text;
     const size_t n_keys = part->position + part->n;
@@ -368,39 +368,39 @@ static void attend_to_text(const struct job *job, const struct part *part, bool 
     a.sees.causal = true;
     a.sees.row_offset = part->position;
     a.log_sum_exp = joins ? job->s_lse : NULL;
-    vtci_stage_attention(stage, a);
+    vtci_step_attention(steps, a);
 }
 
 static void attend_to_images(const struct job *job, const struct part *part, bool joins,
-                             vtci_stage *stage)
+                             vtci_steps *steps)
 {
     const vtc_hyper_kv *visual = &part->sequence->visual;
     vtci_attention a = attention_of(job, part, job->c);
 
     a.k = vtci_heads_part(vtci_heads_of(&visual->k), 0, part->n_visual);
     a.v = vtci_heads_part(vtci_heads_of(&visual->v), 0, part->n_visual);
-    a.sees.range = stage->runs ? job->range + 2 * part->first : job->range;
+    a.sees.range = steps->measure ? job->range : job->range + 2 * part->first;
     a.log_sum_exp = joins ? job->c_lse : NULL;
-    vtci_stage_attention(stage, a);
+    vtci_step_attention(steps, a);
 }
 
 /* Both attentions of a part; True when images took part. */
-static bool attend(const struct job *job, const struct part *part, vtci_stage *stage)
+static bool attend(const struct job *job, const struct part *part, vtci_steps *steps)
 {
     const bool joins = part->n_visual != 0 && job->layer.variant == VTC_HYPER_FUSED;
     struct joining joining = { job, part };
 
-    attend_to_text(job, part, joins, stage);
+    attend_to_text(job, part, joins, steps);
     if (part->n_visual == 0)
         return false;
-    attend_to_images(job, part, joins, stage);
+    attend_to_images(job, part, joins, steps);
     if (joins)
-        vtci_stage_tasks(stage, part->n, join_row, &joining);
+        vtci_steps_tasks(steps, part->n, join_row, &joining);
     return true;
 }
 
 /* The gates of all rows of a block, each head on its own, and the mixing. */
-static void mix(struct job *job, size_t n, vtci_stage *stage)
+static void mix(struct job *job, size_t n, vtci_steps *steps)
 {
     const vtci_hyper_layer *l = &job->layer;
     const size_t n_heads = vtci_mul(n, l->n_heads);
@@ -412,14 +412,14 @@ static void mix(struct job *job, size_t n, vtci_stage *stage)
                                      vtci_float_rows(job->wide, n_heads, l->d));
 
         g.act = VTCI_ACT_SIGMOID;
-        vtci_stage_product(stage, g);
+        vtci_step_gemm(steps, g);
     }
-    vtci_stage_tasks(stage, n, mix_row, job);
+    vtci_steps_tasks(steps, n, mix_row, job);
 }
 
 /* ---- a block --------------------------------------------------------------------------------- */
 
-static void project(const struct job *job, size_t first, size_t n, vtci_stage *stage)
+static void project(const struct job *job, size_t first, size_t n, vtci_steps *steps)
 {
     const vtci_hyper_layer *l = &job->layer;
     const size_t q = l->n_heads * l->d, e = l->n_kv * l->d;
@@ -430,47 +430,44 @@ static void project(const struct job *job, size_t first, size_t n, vtci_stage *s
                              .norm = &l->norm,
                              .eps = l->params.eps };
 
-    vtci_stage_norm(stage, norm);
-    vtci_stage_product(stage,
-                       vtci_linear_of(x, &l->w->q_proj, &l->q, vtci_float_rows(job->q, n, q)));
-    vtci_stage_product(stage,
-                       vtci_linear_of(x, &l->w->k_proj, &l->k, vtci_float_rows(job->k, n, e)));
-    vtci_stage_product(stage,
-                       vtci_linear_of(x, &l->w->v_proj, &l->v, vtci_float_rows(job->v, n, e)));
+    vtci_step_norm(steps, norm);
+    vtci_step_gemm(steps, vtci_linear_of(x, &l->w->q_proj, &l->q, vtci_float_rows(job->q, n, q)));
+    vtci_step_gemm(steps, vtci_linear_of(x, &l->w->k_proj, &l->k, vtci_float_rows(job->k, n, e)));
+    vtci_step_gemm(steps, vtci_linear_of(x, &l->w->v_proj, &l->v, vtci_float_rows(job->v, n, e)));
 }
 
-static void for_each_part(struct job *job, size_t first, size_t n, vtci_stage *stage, bool *seen)
+static void for_each_part(struct job *job, size_t first, size_t n, vtci_steps *steps, bool *seen)
 {
     size_t begin = 0;
     struct part part;
 
     for (size_t i = 0; i < job->n_sequences; begin += job->sequences[i++].n_rows) {
-        if (!part_of(job, i, begin, first, n, !stage->runs, &part))
+        if (!part_of(job, i, begin, first, n, steps->measure, &part))
             continue;
         if (seen == NULL)
             place_rows(job, &part);
         else
-            *seen = attend(job, &part, stage) || *seen;
+            *seen = attend(job, &part, steps) || *seen;
     }
 }
 
-static void run_block(struct job *job, size_t first, size_t n, vtci_stage *stage)
+static void run_block(struct job *job, size_t first, size_t n, vtci_steps *steps)
 {
     const vtci_hyper_layer *l = &job->layer;
     struct storing storing = { job, first, n };
     bool seen = false;
 
-    if (stage->runs)
-        for_each_part(job, first, n, stage, NULL);
-    project(job, first, n, stage);
-    vtci_stage_tasks(stage, n, append_row, job);
-    for_each_part(job, first, n, stage, &seen);
+    if (!steps->measure)
+        for_each_part(job, first, n, steps, NULL);
+    project(job, first, n, steps);
+    vtci_steps_tasks(steps, n, append_row, job);
+    for_each_part(job, first, n, steps, &seen);
     if (seen)
-        mix(job, n, stage);
-    vtci_stage_product(stage,
-                       vtci_linear_of(vtci_float_rows(job->s, n, l->n_heads * l->d), &l->w->o_proj,
-                                      &l->o, vtci_float_rows(job->wide, n, l->c)));
-    vtci_stage_tasks(stage, vtci_ceil_div(n, VTCI_HYPER_TASK_ROWS), store_rows, &storing);
+        mix(job, n, steps);
+    vtci_step_gemm(steps,
+                   vtci_linear_of(vtci_float_rows(job->s, n, l->n_heads * l->d), &l->w->o_proj,
+                                  &l->o, vtci_float_rows(job->wide, n, l->c)));
+    vtci_steps_tasks(steps, vtci_ceil_div(n, VTCI_HYPER_TASK_ROWS), store_rows, &storing);
 }
 
 static void set_gate(struct job *job)
@@ -483,14 +480,34 @@ static void set_gate(struct job *job)
                                      vtci_load_row(gate->data, gate->dtype, q, job->gate), NULL, q);
 }
 
-static void walk(struct job *job, vtci_stage *stage)
+static void walk(struct job *job, vtci_steps *steps)
 {
-    if (stage->runs && job->hidden.n_rows != 0) {
+    if (!steps->measure && job->hidden.n_rows != 0) {
         vtci_rope_frequencies(job->frequency, job->layer.d, job->layer.params.rope_theta);
         set_gate(job);
     }
     for (size_t first = 0; first < job->hidden.n_rows; first += job->block_rows)
-        run_block(job, first, vtci_min(job->block_rows, job->hidden.n_rows - first), stage);
+        run_block(job, first, vtci_min(job->block_rows, job->hidden.n_rows - first), steps);
+}
+
+static vtci_arena measure(const vtci_call *call, struct job *job)
+{
+    vtci_steps steps = vtci_steps_measure(call);
+
+    lay_out(&steps.arena, call, job);
+    walk(job, &steps);
+    return vtci_steps_used(&steps);
+}
+
+static vtc_status execute(const vtci_call *call, struct job *job)
+{
+    const vtci_arena arena = measure(call, job);
+    vtci_steps steps = vtci_steps_in(call);
+
+    VTCI_TRY(vtci_arena_check(call, &arena));
+    lay_out(&steps.arena, call, job);
+    walk(job, &steps);
+    return VTC_OK;
 }
 
 /* ---- public ---------------------------------------------------------------------------------- */
@@ -504,17 +521,12 @@ vtc_status vtc_hyper_attention_scratch(const vtc_hyper_attention_params *params,
 {
     vtci_call call;
     vtci_arena arena;
-    vtci_stage stage;
     struct job job;
 
     VTCI_TRY(vtci_begin_query(&call, "vtc_hyper_attention_scratch", exec, bytes));
     VTCI_TRY(open_job(&call, params, weights, prepared, hidden, sequences, n_sequences, attn, out,
                       &job));
-    arena = vtci_arena_open(&call);
-    lay_out(&arena, &call, &job);
-    vtci_stage_open(&stage, &call, &arena);
-    walk(&job, &stage);
-    vtci_stage_close(&stage, &arena);
+    arena = measure(&call, &job);
     return vtci_end_query(&call, &arena, bytes);
 }
 
@@ -525,20 +537,10 @@ vtc_status vtc_hyper_attention(const vtc_hyper_attention_params *params,
                                vtc_tensor *out, const vtc_exec *exec)
 {
     vtci_call call;
-    vtci_arena arena;
-    vtci_stage stage;
     struct job job;
 
     VTCI_TRY(vtci_begin(&call, "vtc_hyper_attention", exec));
     VTCI_TRY(open_job(&call, params, weights, prepared, hidden, sequences, n_sequences, attn, out,
                       &job));
-    arena = vtci_arena_open(&call);
-    lay_out(&arena, &call, &job);
-    vtci_stage_open(&stage, &call, &arena);
-    walk(&job, &stage);
-    vtci_stage_close(&stage, &arena);
-    VTCI_TRY(vtci_arena_check(&call, &arena));
-    stage.runs = true;
-    walk(&job, &stage);
-    return VTC_OK;
+    return execute(&call, &job);
 }

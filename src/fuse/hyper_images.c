@@ -100,7 +100,7 @@ static void set_angles(const struct job *job, size_t n)
                          vtci_hyper_image_position(&job->layer, job->starts[job->first + i]));
 }
 
-static void encode_block(struct job *job, vtci_stage *stage, size_t n)
+static void encode_block(struct job *job, vtci_steps *steps, size_t n)
 {
     const vtci_hyper_layer *l = &job->layer;
     const size_t n_rows = n * job->images.n_rows;
@@ -113,21 +113,41 @@ static void encode_block(struct job *job, vtci_stage *stage, size_t n)
                              .eps = l->params.eps };
 
     job->n_rows = n_rows;
-    vtci_stage_norm(stage, norm);
-    vtci_stage_product(stage, vtci_linear_of(x, &l->w->v_kv_proj, &l->visual, u));
-    if (stage->runs)
+    vtci_step_norm(steps, norm);
+    vtci_step_gemm(steps, vtci_linear_of(x, &l->w->v_kv_proj, &l->visual, u));
+    if (!steps->measure)
         set_angles(job, n);
-    vtci_stage_tasks(stage, vtci_ceil_div(n_rows, VTCI_HYPER_TASK_ROWS), store_rows, job);
+    vtci_steps_tasks(steps, vtci_ceil_div(n_rows, VTCI_HYPER_TASK_ROWS), store_rows, job);
 }
 
-static void encode(struct job *job, vtci_stage *stage)
+static void encode(struct job *job, vtci_steps *steps)
 {
     const size_t n = job->images.n_rows == 0 ? 0 : job->images.n_batch;
 
-    if (stage->runs)
+    if (!steps->measure)
         vtci_rope_frequencies(job->frequency, job->layer.d, job->layer.params.rope_theta);
     for (job->first = 0; job->first < n; job->first += job->n_block)
-        encode_block(job, stage, vtci_min(job->n_block, n - job->first));
+        encode_block(job, steps, vtci_min(job->n_block, n - job->first));
+}
+
+static vtci_arena measure(const vtci_call *call, struct job *job)
+{
+    vtci_steps steps = vtci_steps_measure(call);
+
+    lay_out(&steps.arena, job);
+    encode(job, &steps);
+    return vtci_steps_used(&steps);
+}
+
+static vtc_status execute(const vtci_call *call, struct job *job)
+{
+    const vtci_arena arena = measure(call, job);
+    vtci_steps steps = vtci_steps_in(call);
+
+    VTCI_TRY(vtci_arena_check(call, &arena));
+    lay_out(&steps.arena, job);
+    encode(job, &steps);
+    return VTC_OK;
 }
 
 /* ---- public ---------------------------------------------------------------------------------- */
@@ -139,17 +159,12 @@ vtc_status vtc_hyper_attention_encode_images_scratch(
 {
     vtci_call call;
     vtci_arena arena;
-    vtci_stage stage;
     struct job job;
 
     VTCI_TRY(vtci_begin_query(&call, "vtc_hyper_attention_encode_images_scratch", exec, bytes));
     VTCI_TRY(open_job(&call, params, weights, prepared, images, media_starts, first_image, visual,
                       &job));
-    arena = vtci_arena_open(&call);
-    lay_out(&arena, &job);
-    vtci_stage_open(&stage, &call, &arena);
-    encode(&job, &stage);
-    vtci_stage_close(&stage, &arena);
+    arena = measure(&call, &job);
     return vtci_end_query(&call, &arena, bytes);
 }
 
@@ -160,21 +175,11 @@ vtc_status vtc_hyper_attention_encode_images(const vtc_hyper_attention_params *p
                                              vtc_hyper_kv *visual, const vtc_exec *exec)
 {
     vtci_call call;
-    vtci_arena arena;
-    vtci_stage stage;
     struct job job;
 
     VTCI_TRY(vtci_begin(&call, "vtc_hyper_attention_encode_images", exec));
     VTCI_TRY(open_job(&call, params, weights, prepared, images, media_starts, first_image, visual,
                       &job));
     job.visual = visual;
-    arena = vtci_arena_open(&call);
-    lay_out(&arena, &job);
-    vtci_stage_open(&stage, &call, &arena);
-    encode(&job, &stage);
-    vtci_stage_close(&stage, &arena);
-    VTCI_TRY(vtci_arena_check(&call, &arena));
-    stage.runs = true;
-    encode(&job, &stage);
-    return VTC_OK;
+    return execute(&call, &job);
 }

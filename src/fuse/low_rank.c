@@ -24,17 +24,17 @@ vtc_status vtci_low_rank_open(const vtci_call *call, const char *name, const vtc
     return vtci_check_gemm(call, n_in, n_out, low->a.n_cols);
 }
 
-void vtci_low_rank_reduce(vtci_stage *stage, const vtci_low_rank *low, vtci_rows x, vtci_rows t)
+void vtci_low_rank_reduce(vtci_steps *steps, const vtci_low_rank *low, vtci_rows x, vtci_rows t)
 {
     const vtci_gemm g = { .a = x, .b = low->a, .c = t };
 
-    vtci_stage_product(stage, g);
+    vtci_step_gemm(steps, g);
 }
 
-void vtci_low_rank_expand(vtci_stage *stage, const vtci_low_rank *low, vtci_rows t,
+void vtci_low_rank_expand(vtci_steps *steps, const vtci_low_rank *low, vtci_rows t,
                           vtci_rows residual, vtci_rows y)
 {
     const vtci_gemm g = { .a = t, .b = low->b, .c = y, .trans_b = true, .residual = residual };
 
-    vtci_stage_product(stage, g);
+    vtci_step_gemm(steps, g);
 }

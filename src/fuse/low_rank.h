@@ -16,10 +16,10 @@ VTC_NODISCARD vtc_status vtci_low_rank_open(const vtci_call *call, const char *n
                                             size_t n_out, vtci_low_rank *low);
 
 /* t [batch, rows, r] = x A */
-void vtci_low_rank_reduce(vtci_stage *stage, const vtci_low_rank *low, vtci_rows x, vtci_rows t);
+void vtci_low_rank_reduce(vtci_steps *steps, const vtci_low_rank *low, vtci_rows x, vtci_rows t);
 
 /* y = t B^T + residual; the residual absent when all its fields are 0 */
-void vtci_low_rank_expand(vtci_stage *stage, const vtci_low_rank *low, vtci_rows t,
+void vtci_low_rank_expand(vtci_steps *steps, const vtci_low_rank *low, vtci_rows t,
                           vtci_rows residual, vtci_rows y);
 
 #endif

@@ -116,34 +116,34 @@ static void add_rows(void *arg, size_t index, size_t worker)
 }
 
 static void run_block(const struct job *job, vtci_rows x, vtci_rows y, vtci_rows t,
-                      vtci_stage *stage)
+                      vtci_steps *steps)
 {
     const vtci_rows delta = vtci_float_rows(job->delta, y.n_rows, y.n_cols), none = { 0 };
     struct adding adding = { job, y };
     vtci_gemm g;
 
-    vtci_low_rank_expand(stage, &job->low, t, none, delta);
+    vtci_low_rank_expand(steps, &job->low, t, none, delta);
     if (job->linear == NULL) {
-        vtci_stage_tasks(stage, vtci_ceil_div(y.n_rows, TASK_ROWS), add_rows, &adding);
+        vtci_steps_tasks(steps, vtci_ceil_div(y.n_rows, TASK_ROWS), add_rows, &adding);
         return;
     }
     g = vtci_linear_of(x, job->linear, NULL, y);
     g.residual = delta;
-    vtci_stage_product(stage, g);
+    vtci_step_gemm(steps, g);
 }
 
 static void run_rows(const struct job *job, vtci_rows x, vtci_rows y, vtci_rows t,
-                     vtci_stage *stage)
+                     vtci_steps *steps)
 {
     for (size_t first = 0; first < x.n_rows; first += job->block_rows) {
         const size_t n = vtci_min(job->block_rows, x.n_rows - first);
 
         run_block(job, vtci_rows_part(x, first, n), vtci_rows_part(y, first, n),
-                  vtci_rows_part(t, first, n), stage);
+                  vtci_rows_part(t, first, n), steps);
     }
 }
 
-static void walk(struct job *job, vtci_stage *stage)
+static void walk(struct job *job, vtci_steps *steps)
 {
     const size_t n_batch = job->x.n_batch, n = job->x.n_rows;
     const vtci_rows t = vtci_float_rows(job->t, vtci_mul(n_batch, n), job->low.a.n_cols);
@@ -151,34 +151,33 @@ static void walk(struct job *job, vtci_stage *stage)
 
     if (n == 0 || n_batch == 0)
         return;
-    vtci_low_rank_reduce(stage, &job->low, job->x, vtci_rows_split(t, n));
+    vtci_low_rank_reduce(steps, &job->low, job->x, vtci_rows_split(t, n));
     if (vtci_rows_join(&job->x, &x) && vtci_rows_join(&job->y, &y)) {
-        run_rows(job, x, y, t, stage);
+        run_rows(job, x, y, t, steps);
         return;
     }
     for (size_t b = 0; b < n_batch; b++)
         run_rows(job, vtci_batch_part(job->x, b, 1), vtci_batch_part(job->y, b, 1),
-                 vtci_rows_part(t, b * n, n), stage);
+                 vtci_rows_part(t, b * n, n), steps);
 }
 
-static void measure(const vtci_call *call, struct job *job, vtci_arena *arena, vtci_stage *stage)
+static vtci_arena measure(const vtci_call *call, struct job *job)
 {
-    *arena = vtci_arena_open(call);
-    lay_out(arena, call, job);
-    vtci_stage_open(stage, call, arena);
-    walk(job, stage);
-    vtci_stage_close(stage, arena);
+    vtci_steps steps = vtci_steps_measure(call);
+
+    lay_out(&steps.arena, call, job);
+    walk(job, &steps);
+    return vtci_steps_used(&steps);
 }
 
 static vtc_status execute(const vtci_call *call, struct job *job)
 {
-    vtci_arena arena;
-    vtci_stage stage;
+    const vtci_arena arena = measure(call, job);
+    vtci_steps steps = vtci_steps_in(call);
 
-    measure(call, job, &arena, &stage);
     VTCI_TRY(vtci_arena_check(call, &arena));
-    stage.runs = true;
-    walk(job, &stage);
+    lay_out(&steps.arena, call, job);
+    walk(job, &steps);
     return VTC_OK;
 }
 
@@ -199,12 +198,11 @@ vtc_status vtc_vlora_linear_scratch(const vtc_linear *linear, const vtc_tensor *
 {
     vtci_call call;
     vtci_arena arena;
-    vtci_stage stage;
     struct job job;
 
     VTCI_TRY(vtci_begin_query(&call, "vtc_vlora_linear_scratch", exec, bytes));
     VTCI_TRY(open_linear(&call, linear, a, b, x, y, &job));
-    measure(&call, &job, &arena, &stage);
+    arena = measure(&call, &job);
     return vtci_end_query(&call, &arena, bytes);
 }
 
@@ -224,12 +222,11 @@ vtc_status vtc_vlora_add_scratch(const vtc_tensor *a, const vtc_tensor *b, const
 {
     vtci_call call;
     vtci_arena arena;
-    vtci_stage stage;
     struct job job;
 
     VTCI_TRY(vtci_begin_query(&call, "vtc_vlora_add_scratch", exec, bytes));
     VTCI_TRY(open_job(&call, a, b, x, y, &job));
-    measure(&call, &job, &arena, &stage);
+    arena = measure(&call, &job);
     return vtci_end_query(&call, &arena, bytes);
 }
 

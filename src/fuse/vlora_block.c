@@ -14,7 +14,7 @@
  * Source: VLoRA, section 3.3, and the authors' decoder layer.
  */
 #include "../../include/vtc/vlora.h"
-#include "../kernels/kernels.h"
+#include "../linalg/gated_mlp.h"
 #include "../linalg/rope.h"
 #include "../linalg/weight_check.h"
 #include "../linalg/weight_tables.h"
@@ -37,12 +37,12 @@ static const vtc_weight block_weights[] = {
     { "self_attn.o_proj.weight", AT(o_proj.weight), 2, 0 },
     { "self_attn.o_proj.bias", AT(o_proj.bias), 1, 1 },
     { "post_attention_layernorm.weight", AT(post_attention_layernorm), 1, 0 },
-    { "mlp.gate_proj.weight", AT(gate_proj.weight), 2, 0 },
-    { "mlp.gate_proj.bias", AT(gate_proj.bias), 1, 1 },
-    { "mlp.up_proj.weight", AT(up_proj.weight), 2, 0 },
-    { "mlp.up_proj.bias", AT(up_proj.bias), 1, 1 },
-    { "mlp.down_proj.weight", AT(down_proj.weight), 2, 0 },
-    { "mlp.down_proj.bias", AT(down_proj.bias), 1, 1 },
+    { "mlp.gate_proj.weight", AT(mlp.gate.weight), 2, 0 },
+    { "mlp.gate_proj.bias", AT(mlp.gate.bias), 1, 1 },
+    { "mlp.up_proj.weight", AT(mlp.up.weight), 2, 0 },
+    { "mlp.up_proj.bias", AT(mlp.up.bias), 1, 1 },
+    { "mlp.down_proj.weight", AT(mlp.down.weight), 2, 0 },
+    { "mlp.down_proj.bias", AT(mlp.down.bias), 1, 1 },
 };
 const vtc_weight_table vtc_vlora_block_table = { "llama layer", block_weights,
                                                  sizeof(block_weights) / sizeof(*block_weights) };
@@ -89,7 +89,7 @@ static vtc_status open_params(const vtci_call *call, const vtc_vlora_block_param
 static vtc_status read_widths(const vtci_call *call, struct job *job)
 {
     const vtc_tensor *q = &job->w->q_proj.weight, *k = &job->w->k_proj.weight;
-    const vtc_tensor *gate = &job->w->gate_proj.weight;
+    const vtc_tensor *gate = &job->w->mlp.gate.weight;
 
     VTCI_TRY(vtci_check_tensor(call, "self_attn.q_proj.weight", q, VTCI_FLOATS, 2, 2, VTCI_IN));
     VTCI_TRY(vtci_check_tensor(call, "self_attn.k_proj.weight", k, VTCI_FLOATS, 2, 2, VTCI_IN));
@@ -134,9 +134,9 @@ static vtc_status check_weights(const vtci_call *call, const struct job *job)
     VTCI_TRY(check_layer(&of, "self_attn.o_proj", &w->o_proj, h, e));
     VTCI_TRY(vtci_check_vector(&of, "post_attention_layernorm", ".weight",
                                &w->post_attention_layernorm, h));
-    VTCI_TRY(check_layer(&of, "mlp.gate_proj", &w->gate_proj, f, h));
-    VTCI_TRY(check_layer(&of, "mlp.up_proj", &w->up_proj, f, h));
-    return check_layer(&of, "mlp.down_proj", &w->down_proj, h, f);
+    VTCI_TRY(check_layer(&of, "mlp.gate_proj", &w->mlp.gate, f, h));
+    VTCI_TRY(check_layer(&of, "mlp.up_proj", &w->mlp.up, f, h));
+    return check_layer(&of, "mlp.down_proj", &w->mlp.down, h, f);
 }
 
 static vtc_status open_deltas(const vtci_call *call, const vtc_vlora_deltas *deltas,
@@ -286,7 +286,7 @@ static vtci_rows rows_of(const struct job *job, const float *data, size_t n_cols
 }
 
 static void normalize(const struct job *job, const vtc_tensor *weight, vtci_rows from,
-                      vtci_stage *stage)
+                      vtci_steps *steps)
 {
     const vtc_norm norm = { .weight = *weight };
     const vtci_norm step = { .x = from,
@@ -295,12 +295,12 @@ static void normalize(const struct job *job, const vtc_tensor *weight, vtci_rows
                              .norm = &norm,
                              .eps = job->params.eps };
 
-    vtci_stage_norm(stage, step);
+    vtci_step_norm(steps, step);
 }
 
 /* (x A) B^T + residual of a kind, or the residual itself where there is no increment. */
 static vtci_rows increment(const struct job *job, enum kind kind, vtci_rows x, vtci_rows residual,
-                           vtci_stage *stage)
+                           vtci_steps *steps)
 {
     vtci_low_rank low = job->low[kind];
     const vtci_rows t = rows_of(job, job->t, low.a.n_cols);
@@ -310,18 +310,18 @@ static vtci_rows increment(const struct job *job, enum kind kind, vtci_rows x, v
         return residual;
     if (low.a.n_batch > 1)
         low.a = vtci_batch_part(low.a, job->sequence, 1);
-    vtci_low_rank_reduce(stage, &low, x, t);
-    vtci_low_rank_expand(stage, &low, t, residual, delta);
+    vtci_low_rank_reduce(steps, &low, x, t);
+    vtci_low_rank_expand(steps, &low, t, residual, delta);
     return delta;
 }
 
 static void project(const struct job *job, enum kind kind, const vtc_linear *layer, vtci_rows x,
-                    vtci_rows residual, float *y, vtci_stage *stage)
+                    vtci_rows residual, float *y, vtci_steps *steps)
 {
     vtci_gemm g = vtci_linear_of(x, layer, NULL, rows_of(job, y, layer->weight.dim[0]));
 
-    g.residual = increment(job, kind, x, residual, stage);
-    vtci_stage_product(stage, g);
+    g.residual = increment(job, kind, x, residual, steps);
+    vtci_step_gemm(steps, g);
 }
 
 static void rotate_row(void *arg, size_t r, size_t worker)
@@ -349,7 +349,7 @@ static const uint8_t *mask_of(const struct job *job)
 
 /* Rows first .. first + n - 1. */
 static void attend(const struct job *job, size_t first, size_t n, const uint8_t *mask,
-                   vtci_stage *stage)
+                   vtci_steps *steps)
 {
     const size_t e = job->n_heads * job->d, kv = job->n_kv * job->d;
     const vtci_rows q = rows_of(job, job->q, e), k = rows_of(job, job->k, kv);
@@ -365,81 +365,87 @@ static void attend(const struct job *job, size_t first, size_t n, const uint8_t 
     a.sees.causal = true;
     a.sees.row_offset = first;
     a.sees.key_mask = mask;
-    vtci_stage_attention(stage, a);
+    vtci_step_attention(steps, a);
 }
 
-static void attend_all(const struct job *job, vtci_stage *stage)
+static void attend_all(const struct job *job, vtci_steps *steps)
 {
     const size_t n = job->hidden.n_rows;
-    const uint8_t *mask = stage->runs ? mask_of(job) : NULL;
+    const uint8_t *mask = steps->measure ? NULL : mask_of(job);
     size_t n_blind = 0;
 
     while (mask != NULL && n_blind < n && mask[n_blind] == 0)
         n_blind++;
-    attend(job, 0, n_blind, NULL, stage);
-    attend(job, n_blind, n - n_blind, mask, stage);
-}
-
-static void gate_row(void *arg, size_t r, size_t worker)
-{
-    const struct job *job = arg;
-    float *gate = job->gate + r * job->hidden_width;
-
-    (void)worker;
-    vtci_kernels_get()->multiply(gate, gate, job->up + r * job->hidden_width, job->hidden_width);
+    attend(job, 0, n_blind, NULL, steps);
+    attend(job, n_blind, n - n_blind, mask, steps);
 }
 
 /* The feed-forward of some rows; `residual` is what it is added to. */
-static void feed_forward(struct job *job, size_t first, size_t n, vtci_rows residual,
-                         vtci_stage *stage)
+static void feed_forward(const struct job *job, size_t first, size_t n, vtci_rows residual,
+                         vtci_steps *steps)
 {
-    const vtc_vlora_block_weights *w = job->w;
-    const vtci_rows x = vtci_rows_part(rows_of(job, job->x, job->h), first, n);
-    const vtci_rows gate = vtci_float_rows(job->gate, n, job->hidden_width);
-    const vtci_rows up = vtci_float_rows(job->up, n, job->hidden_width);
     const vtci_rows out = vtci_batch_part(job->out, job->sequence, 1);
-    vtci_gemm g = vtci_linear_of(x, &w->gate_proj, NULL, gate), down;
+    const vtci_gated_mlp mlp = { .weights = &job->w->mlp,
+                                 .act = VTCI_ACT_SILU,
+                                 .x = vtci_rows_part(rows_of(job, job->x, job->h), first, n),
+                                 .y = vtci_rows_part(out, first, n),
+                                 .extra = vtci_rows_part(residual, first, n),
+                                 .hidden = { job->gate, job->up } };
 
-    g.act = VTCI_ACT_SILU;
-    vtci_stage_product(stage, g);
-    vtci_stage_product(stage, vtci_linear_of(x, &w->up_proj, NULL, up));
-    vtci_stage_tasks(stage, n, gate_row, job);
-    down = vtci_linear_of(gate, &w->down_proj, NULL, vtci_rows_part(out, first, n));
-    down.residual = vtci_rows_part(residual, first, n);
-    vtci_stage_product(stage, down);
+    vtci_gated_mlp_run(steps, &mlp);
 }
 
-static void run_sequence(struct job *job, vtci_stage *stage)
+static void run_sequence(struct job *job, vtci_steps *steps)
 {
     const vtc_vlora_block_weights *w = job->w;
     const vtci_rows hidden = vtci_batch_part(job->hidden, job->sequence, 1), none = { 0 };
     const vtci_rows x = rows_of(job, job->x, job->h), mid = rows_of(job, job->mid, job->h);
     const size_t n = job->hidden.n_rows;
 
-    normalize(job, &w->input_layernorm, hidden, stage);
-    project(job, KIND_Q, &w->q_proj, x, none, job->q, stage);
-    project(job, KIND_K, &w->k_proj, x, none, job->k, stage);
-    project(job, KIND_V, &w->v_proj, x, none, job->v, stage);
-    vtci_stage_tasks(stage, n, rotate_row, job);
-    attend_all(job, stage);
+    normalize(job, &w->input_layernorm, hidden, steps);
+    project(job, KIND_Q, &w->q_proj, x, none, job->q, steps);
+    project(job, KIND_K, &w->k_proj, x, none, job->k, steps);
+    project(job, KIND_V, &w->v_proj, x, none, job->v, steps);
+    vtci_steps_tasks(steps, n, rotate_row, job);
+    attend_all(job, steps);
     project(job, KIND_O, &w->o_proj, rows_of(job, job->o, job->n_heads * job->d), hidden, job->mid,
-            stage);
-    normalize(job, &w->post_attention_layernorm, mid, stage);
+            steps);
+    normalize(job, &w->post_attention_layernorm, mid, steps);
 
-    const vtci_rows residual = increment(job, KIND_M, x, mid, stage);
+    const vtci_rows residual = increment(job, KIND_M, x, mid, steps);
 
     for (size_t first = 0; first < n; first += BLOCK_ROWS)
-        feed_forward(job, first, vtci_min(BLOCK_ROWS, n - first), residual, stage);
+        feed_forward(job, first, vtci_min(BLOCK_ROWS, n - first), residual, steps);
 }
 
-static void walk(struct job *job, vtci_stage *stage)
+static void walk(struct job *job, vtci_steps *steps)
 {
     if (job->hidden.n_rows == 0)
         return;
-    if (stage->runs && job->hidden.n_batch != 0)
+    if (!steps->measure && job->hidden.n_batch != 0)
         vtci_rope_frequencies(job->frequency, job->d, job->params.rope_theta);
     for (job->sequence = 0; job->sequence < job->hidden.n_batch; job->sequence++)
-        run_sequence(job, stage);
+        run_sequence(job, steps);
+}
+
+static vtci_arena measure(const vtci_call *call, struct job *job)
+{
+    vtci_steps steps = vtci_steps_measure(call);
+
+    lay_out(&steps.arena, job);
+    walk(job, &steps);
+    return vtci_steps_used(&steps);
+}
+
+static vtc_status execute(const vtci_call *call, struct job *job)
+{
+    const vtci_arena arena = measure(call, job);
+    vtci_steps steps = vtci_steps_in(call);
+
+    VTCI_TRY(vtci_arena_check(call, &arena));
+    lay_out(&steps.arena, job);
+    walk(job, &steps);
+    return VTC_OK;
 }
 
 /* ---- public ---------------------------------------------------------------------------------- */
@@ -480,16 +486,11 @@ vtc_status vtc_vlora_block_scratch(const vtc_vlora_block_params *params,
 {
     vtci_call call;
     vtci_arena arena;
-    vtci_stage stage;
     struct job job;
 
     VTCI_TRY(vtci_begin_query(&call, "vtc_vlora_block_scratch", exec, bytes));
     VTCI_TRY(open_job(&call, params, weights, deltas, hidden, key_mask, positions, out, &job));
-    arena = vtci_arena_open(&call);
-    lay_out(&arena, &job);
-    vtci_stage_open(&stage, &call, &arena);
-    walk(&job, &stage);
-    vtci_stage_close(&stage, &arena);
+    arena = measure(&call, &job);
     return vtci_end_query(&call, &arena, bytes);
 }
 
@@ -499,19 +500,9 @@ vtc_status vtc_vlora_block(const vtc_vlora_block_params *params,
                            const int32_t *positions, vtc_tensor *out, const vtc_exec *exec)
 {
     vtci_call call;
-    vtci_arena arena;
-    vtci_stage stage;
     struct job job;
 
     VTCI_TRY(vtci_begin(&call, "vtc_vlora_block", exec));
     VTCI_TRY(open_job(&call, params, weights, deltas, hidden, key_mask, positions, out, &job));
-    arena = vtci_arena_open(&call);
-    lay_out(&arena, &job);
-    vtci_stage_open(&stage, &call, &arena);
-    walk(&job, &stage);
-    vtci_stage_close(&stage, &arena);
-    VTCI_TRY(vtci_arena_check(&call, &arena));
-    stage.runs = true;
-    walk(&job, &stage);
-    return VTC_OK;
+    return execute(&call, &job);
 }

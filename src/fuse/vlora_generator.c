@@ -143,7 +143,7 @@ static vtci_rows queries(const struct job *job, const float *data, size_t n_cols
     return vtci_float_rows(data, job->n * job->model.n_queries, n_cols);
 }
 
-static void normalize(const struct job *job, const vtc_norm *norm, vtci_stage *stage)
+static void normalize(const struct job *job, const vtc_norm *norm, vtci_steps *steps)
 {
     const vtci_norm step = { .x = queries(job, job->q[job->turn], job->model.d),
                              .y = queries(job, job->x, job->model.d),
@@ -151,19 +151,19 @@ static void normalize(const struct job *job, const vtc_norm *norm, vtci_stage *s
                              .norm = norm,
                              .eps = job->model.params.eps };
 
-    vtci_stage_norm(stage, step);
+    vtci_step_norm(steps, step);
 }
 
 /* q += layer(from) */
 static void add_to_queries(struct job *job, const vtc_linear *layer, const vtci_packed *packed,
-                           vtci_rows from, vtci_stage *stage)
+                           vtci_rows from, vtci_steps *steps)
 {
     const vtci_rows old = queries(job, job->q[job->turn], job->model.d);
     vtci_gemm g =
         vtci_linear_of(from, layer, packed, queries(job, job->q[!job->turn], job->model.d));
 
     g.residual = old;
-    vtci_stage_product(stage, g);
+    vtci_step_gemm(steps, g);
     job->turn = !job->turn;
 }
 
@@ -180,7 +180,7 @@ static float scale_of(const vtci_vlora *m)
 }
 
 static void attend_to_self(struct job *job, const vtc_vlora_attention *w,
-                           const vtci_vlora_panels *panels, vtci_stage *stage)
+                           const vtci_vlora_panels *panels, vtci_steps *steps)
 {
     const size_t d = job->model.d, n = job->model.n_queries;
     const vtci_rows qkv = queries(job, job->wide, 3 * d), o = queries(job, job->o, d);
@@ -190,14 +190,14 @@ static void attend_to_self(struct job *job, const vtc_vlora_attention *w,
                                .y = heads_of(job, o, n),
                                .scale = scale_of(&job->model) };
 
-    vtci_stage_product(stage,
-                       vtci_linear_of(queries(job, job->x, d), &w->in_proj, &panels->self_in, qkv));
-    vtci_stage_attention(stage, a);
-    add_to_queries(job, &w->out_proj, &panels->self_out, o, stage);
+    vtci_step_gemm(steps,
+                   vtci_linear_of(queries(job, job->x, d), &w->in_proj, &panels->self_in, qkv));
+    vtci_step_attention(steps, a);
+    add_to_queries(job, &w->out_proj, &panels->self_out, o, steps);
 }
 
 /* Over keys and values of the features. */
-static void attend_to_keys(const struct job *job, const vtc_linear *in_proj, vtci_stage *stage)
+static void attend_to_keys(const struct job *job, const vtc_linear *in_proj, vtci_steps *steps)
 {
     const size_t d = job->model.d, n_tokens = job->model.n_tokens, n = job->model.n_queries;
     const vtc_linear layer = vtci_linear_part(in_proj, d, 2 * d);
@@ -208,9 +208,9 @@ static void attend_to_keys(const struct job *job, const vtc_linear *in_proj, vtc
                                .y = heads_of(job, queries(job, job->o, d), n),
                                .scale = scale_of(&job->model) };
 
-    vtci_stage_product(stage, vtci_linear_of(vtci_float_rows(job->f, job->n * n_tokens, d), &layer,
-                                             NULL, kv));
-    vtci_stage_attention(stage, a);
+    vtci_step_gemm(steps,
+                   vtci_linear_of(vtci_float_rows(job->f, job->n * n_tokens, d), &layer, NULL, kv));
+    vtci_step_attention(steps, a);
 }
 
 /* D rows of in_proj from `first` on, those of each head a batch item. */
@@ -237,7 +237,7 @@ static vtci_rows head_bias(const vtci_vlora *m, const vtc_linear *in_proj, size_
 
 /* Over the features of one image as they are. */
 static void attend_to_features(const struct job *job, const vtc_linear *in_proj, size_t image,
-                               vtci_stage *stage)
+                               vtci_steps *steps)
 {
     const vtci_vlora *m = &job->model;
     const size_t d = m->d, n = m->n_queries, n_heads = m->params.n_heads;
@@ -261,48 +261,50 @@ static void attend_to_features(const struct job *job, const vtc_linear *in_proj,
                                .y = vtci_heads_of_rows(&read, 1),
                                .scale = scale_of(m) };
 
-    vtci_stage_product(stage, to_features);
-    vtci_stage_attention(stage, a);
-    vtci_stage_product(stage, to_values);
+    vtci_step_gemm(steps, to_features);
+    vtci_step_attention(steps, a);
+    vtci_step_gemm(steps, to_values);
 }
 
 static void attend_to_image(struct job *job, const vtc_vlora_attention *w,
-                            const vtci_vlora_panels *panels, vtci_stage *stage)
+                            const vtci_vlora_panels *panels, vtci_steps *steps)
 {
     const size_t d = job->model.d;
     const vtc_linear query = vtci_linear_part(&w->in_proj, 0, d);
 
-    vtci_stage_product(stage, vtci_linear_of(queries(job, job->x, d), &query, &panels->cross_q,
-                                             queries(job, job->wide, d)));
+    vtci_step_gemm(steps, vtci_linear_of(queries(job, job->x, d), &query, &panels->cross_q,
+                                         queries(job, job->wide, d)));
     if (!job->absorbs)
-        attend_to_keys(job, &w->in_proj, stage);
+        attend_to_keys(job, &w->in_proj, steps);
     for (size_t i = 0; job->absorbs && i < job->n; i++)
-        attend_to_features(job, &w->in_proj, i, stage);
-    add_to_queries(job, &w->out_proj, &panels->cross_out, queries(job, job->o, d), stage);
+        attend_to_features(job, &w->in_proj, i, steps);
+    add_to_queries(job, &w->out_proj, &panels->cross_out, queries(job, job->o, d), steps);
 }
 
 static void feed_forward(struct job *job, const vtc_vlora_decoder *w,
-                         const vtci_vlora_panels *panels, vtci_stage *stage)
+                         const vtci_vlora_panels *panels, vtci_steps *steps)
 {
     const vtci_rows hidden = queries(job, job->wide, w->linear1.weight.dim[0]);
     vtci_gemm g =
         vtci_linear_of(queries(job, job->x, job->model.d), &w->linear1, &panels->linear1, hidden);
 
     g.act = VTCI_ACT_GELU_ERF;
-    vtci_stage_product(stage, g);
-    add_to_queries(job, &w->linear2, &panels->linear2, hidden, stage);
+    vtci_step_gemm(steps, g);
+    add_to_queries(job, &w->linear2, &panels->linear2, hidden, steps);
 }
 
-static void decode(struct job *job, const vtc_vlora_decoder *w, vtci_stage *stage)
+static void decode(struct job *job, const vtc_vlora_decoder *w, vtci_steps *steps)
 {
-    const vtci_vlora_panels panels = vtci_vlora_take_panels(&job->panels, w);
+    vtci_vlora_panels panels = { 0 };
 
-    normalize(job, &w->norm1, stage);
-    attend_to_self(job, &w->self_attn, &panels, stage);
-    normalize(job, &w->norm2, stage);
-    attend_to_image(job, &w->multihead_attn, &panels, stage);
-    normalize(job, &w->norm3, stage);
-    feed_forward(job, w, &panels, stage);
+    if (job->model.is_prepared)
+        panels = vtci_vlora_take_panels(&job->panels, w);
+    normalize(job, &w->norm1, steps);
+    attend_to_self(job, &w->self_attn, &panels, steps);
+    normalize(job, &w->norm2, steps);
+    attend_to_image(job, &w->multihead_attn, &panels, steps);
+    normalize(job, &w->norm3, steps);
+    feed_forward(job, w, &panels, steps);
 }
 
 /* ---- generators ------------------------------------------------------------------------------ */
@@ -327,7 +329,7 @@ static void copy_query(void *arg, size_t row, size_t worker)
 
 /* `n_kinds` kinds of A from `kind` on, for all images of the group; each kind a batch item. */
 static void write_kinds(const struct job *job, const vtc_vlora_generator *w,
-                        const vtci_packed *packed, size_t kind, size_t n_kinds, vtci_stage *stage)
+                        const vtci_packed *packed, size_t kind, size_t n_kinds, vtci_steps *steps)
 {
     const vtci_vlora *m = &job->model;
     const size_t n_rows = n_kinds * m->n_layers;
@@ -350,11 +352,11 @@ static void write_kinds(const struct job *job, const vtc_vlora_generator *w,
         to = joined;
         from = all;
     }
-    vtci_stage_product(stage, vtci_linear_of(from, &w->weights_head, packed, to));
+    vtci_step_gemm(steps, vtci_linear_of(from, &w->weights_head, packed, to));
 }
 
 static void write_factors(const struct job *job, size_t generator, const vtci_packed *packed,
-                          vtci_stage *stage)
+                          vtci_steps *steps)
 {
     const vtci_vlora *m = &job->model;
     const vtc_vlora_generator *w = &m->w->generators[generator];
@@ -362,29 +364,30 @@ static void write_factors(const struct job *job, size_t generator, const vtci_pa
     const bool in_line = n_kinds == 1 || job->kind_stride == m->n_layers * job->layer_stride;
 
     if (in_line)
-        write_kinds(job, w, packed, first, n_kinds, stage);
+        write_kinds(job, w, packed, first, n_kinds, steps);
     for (size_t i = 0; !in_line && i < n_kinds; i++)
-        write_kinds(job, w, packed, first + i, 1, stage);
+        write_kinds(job, w, packed, first + i, 1, steps);
 }
 
-static void generate(struct job *job, size_t generator, vtci_stage *stage)
+static void generate(struct job *job, size_t generator, vtci_steps *steps)
 {
     const vtci_vlora *m = &job->model;
     const vtc_vlora_generator *w = &m->w->generators[generator];
     struct copying copying = { job, vtci_rows_of(&w->queries) };
+    vtci_packed head = { 0 };
 
     job->turn = 0;
-    vtci_stage_tasks(stage, job->n * m->n_queries, copy_query, &copying);
+    vtci_steps_tasks(steps, job->n * m->n_queries, copy_query, &copying);
     for (size_t i = 0; i < w->n_decoders; i++)
-        decode(job, &w->decoders[i], stage);
-    normalize(job, &w->norm, stage);
+        decode(job, &w->decoders[i], steps);
+    normalize(job, &w->norm, steps);
 
-    const vtci_packed head = vtci_vlora_take_head(&job->panels, w);
-
-    write_factors(job, generator, &head, stage);
+    if (m->is_prepared)
+        head = vtci_vlora_take_head(&job->panels, w);
+    write_factors(job, generator, &head, steps);
 }
 
-static void project_features(const struct job *job, vtci_stage *stage)
+static void project_features(const struct job *job, vtci_steps *steps)
 {
     const vtci_vlora *m = &job->model;
     const vtci_rows f = vtci_float_rows(job->f, job->n * m->n_tokens, m->d);
@@ -392,7 +395,7 @@ static void project_features(const struct job *job, vtci_stage *stage)
                                  &m->w->visual_proj, NULL, vtci_rows_split(f, m->n_tokens));
 
     g.residual = vtci_rows_of(&m->w->pos_embed);
-    vtci_stage_product(stage, g);
+    vtci_step_gemm(steps, g);
 }
 
 static void zero_row(void *arg, size_t row, size_t worker)
@@ -406,21 +409,41 @@ static void zero_row(void *arg, size_t row, size_t worker)
     memset((char *)job->a->data + at, 0, job->model.w->Bs.dim[2] * vtc_dtype_size(job->a->dtype));
 }
 
-static void walk(struct job *job, vtci_stage *stage)
+static void walk(struct job *job, vtci_steps *steps)
 {
     const vtci_vlora *m = &job->model;
 
     if (job->zeroes || m->n_queries == 0) {
-        vtci_stage_tasks(stage, job->n_batch * m->n_kinds * m->n_layers, zero_row, job);
+        vtci_steps_tasks(steps, job->n_batch * m->n_kinds * m->n_layers, zero_row, job);
         return;
     }
     for (job->first = 0; job->first < job->n_batch; job->first += job->n_group) {
         job->n = vtci_min(job->n_group, job->n_batch - job->first);
         job->panels = m->panels;
-        project_features(job, stage);
+        project_features(job, steps);
         for (size_t i = 0; i < m->w->n_generators; i++)
-            generate(job, i, stage);
+            generate(job, i, steps);
     }
+}
+
+static vtci_arena measure(const vtci_call *call, struct job *job)
+{
+    vtci_steps steps = vtci_steps_measure(call);
+
+    lay_out(&steps.arena, job);
+    walk(job, &steps);
+    return vtci_steps_used(&steps);
+}
+
+static vtc_status execute(const vtci_call *call, struct job *job)
+{
+    const vtci_arena arena = measure(call, job);
+    vtci_steps steps = vtci_steps_in(call);
+
+    VTCI_TRY(vtci_arena_check(call, &arena));
+    lay_out(&steps.arena, job);
+    walk(job, &steps);
+    return VTC_OK;
 }
 
 /* ---- public ---------------------------------------------------------------------------------- */
@@ -432,7 +455,6 @@ vtc_status vtc_vlora_generate_scratch(const vtc_vlora_params *params,
 {
     vtci_call call;
     vtci_arena arena;
-    vtci_stage stage;
     struct job job;
     vtc_tensor unwritten;
 
@@ -440,11 +462,7 @@ vtc_status vtc_vlora_generate_scratch(const vtc_vlora_params *params,
     VTCI_TRY(open_job(&call, params, weights, prepared, features, a, &job));
     unwritten = *a;
     job.a = &unwritten;
-    arena = vtci_arena_open(&call);
-    lay_out(&arena, &job);
-    vtci_stage_open(&stage, &call, &arena);
-    walk(&job, &stage);
-    vtci_stage_close(&stage, &arena);
+    arena = measure(&call, &job);
     return vtci_end_query(&call, &arena, bytes);
 }
 
@@ -453,20 +471,10 @@ vtc_status vtc_vlora_generate(const vtc_vlora_params *params, const vtc_vlora_we
                               vtc_tensor *a, const vtc_exec *exec)
 {
     vtci_call call;
-    vtci_arena arena;
-    vtci_stage stage;
     struct job job;
 
     VTCI_TRY(vtci_begin(&call, "vtc_vlora_generate", exec));
     VTCI_TRY(open_job(&call, params, weights, prepared, features, a, &job));
     job.a = a;
-    arena = vtci_arena_open(&call);
-    lay_out(&arena, &job);
-    vtci_stage_open(&stage, &call, &arena);
-    walk(&job, &stage);
-    vtci_stage_close(&stage, &arena);
-    VTCI_TRY(vtci_arena_check(&call, &arena));
-    stage.runs = true;
-    walk(&job, &stage);
-    return VTC_OK;
+    return execute(&call, &job);
 }

@@ -327,6 +327,7 @@ vtc_status vtci_vlora_open(const vtci_call *call, const vtc_vlora_params *params
     VTCI_TRY(check_weights(call, model));
     if (prepared == NULL)
         return VTC_OK;
+    model->is_prepared = true;
     key = key_of(model);
     return vtci_prepared_open(call, prepared, &key, &model->panels);
 }

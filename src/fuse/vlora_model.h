@@ -12,10 +12,11 @@ typedef struct vtci_vlora {
     size_t n_kinds, n_layers, llm_dim; /* T, n, H                           */
     size_t d, n_tokens, n_queries;     /* D, P, queries of one generator    */
     size_t widest;                     /* 3D, or the widest hidden layer    */
-    vtci_arena panels;                 /* of the prepared object; or none   */
+    bool is_prepared;
+    vtci_arena panels; /* of the prepared object, if it is  */
 } vtci_vlora;
 
-/* Without panels where nothing is prepared. They are taken in the order in which they are used. */
+/* They are taken in the order in which they are used. */
 typedef struct vtci_vlora_panels {
     vtci_packed self_in, self_out, cross_q, cross_out, linear1, linear2;
 } vtci_vlora_panels;

@@ -50,6 +50,13 @@ void vtci_steps_norm(vtci_steps *steps, vtci_norm *norm)
         vtci_norm_run(steps->call, norm);
 }
 
+void vtci_steps_tasks(const vtci_steps *steps, size_t n_tasks,
+                      void (*task)(void *job, size_t index, size_t worker), void *job)
+{
+    if (!steps->measure)
+        vtci_parallel(steps->call, n_tasks, task, job);
+}
+
 vtci_arena vtci_steps_used(const vtci_steps *steps)
 {
     const vtci_arena used = { steps->call->query ? NULL : steps->call->exec.scratch,
@@ -57,4 +64,31 @@ vtci_arena vtci_steps_used(const vtci_steps *steps)
                               steps->overflow || steps->arena.overflow };
 
     return used;
+}
+
+vtci_rows vtci_float_rows(const float *data, size_t n_rows, size_t n_cols)
+{
+    const size_t row = vtci_mul(n_cols, sizeof(*data));
+    const vtci_rows rows = { (char *)(uintptr_t)data, VTC_F32, 1, n_rows, n_cols,
+                             vtci_mul(n_rows, row),   row };
+
+    return rows;
+}
+
+vtci_gemm vtci_linear_product(vtci_rows x, const vtc_tensor *weight, const vtci_packed *packed,
+                              vtci_rows y)
+{
+    const vtci_gemm product = {
+        .a = x, .b = vtci_rows_of(weight), .c = y, .trans_b = true, .packed = packed
+    };
+
+    return product;
+}
+
+void vtci_steps_linear(vtci_steps *steps, vtci_rows x, const vtc_tensor *weight,
+                       const vtci_packed *packed, vtci_rows y)
+{
+    vtci_gemm product = vtci_linear_product(x, weight, packed, y);
+
+    vtci_steps_gemm(steps, &product);
 }

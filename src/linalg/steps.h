@@ -29,8 +29,31 @@ void vtci_steps_gemm(vtci_steps *steps, vtci_gemm *g);
 void vtci_steps_attention(vtci_steps *steps, vtci_attention *a);
 void vtci_steps_norm(vtci_steps *steps, vtci_norm *norm);
 
+/* A step of the method's own that takes no scratch. */
+void vtci_steps_tasks(const vtci_steps *steps, size_t n_tasks,
+                      void (*task)(void *job, size_t index, size_t worker), void *job);
+
 /* After measuring: an arena that has used what all steps need, for vtci_arena_check() and
  * vtci_end_query(). */
 vtci_arena vtci_steps_used(const vtci_steps *steps);
+
+/* ---- views of what a method has laid out ----------------------------------------------------- */
+
+/* p + n; NULL, while measuring, stays NULL. */
+static inline float *vtci_skip(float *p, size_t n)
+{
+    return p == NULL ? NULL : p + n;
+}
+
+/* Dense floats [n_rows, n_cols]. */
+vtci_rows vtci_float_rows(const float *data, size_t n_rows, size_t n_cols);
+
+/* y = x W^T, W as it stands or packed; what follows the product is for the caller to add. */
+vtci_gemm vtci_linear_product(vtci_rows x, const vtc_tensor *weight, const vtci_packed *packed,
+                              vtci_rows y);
+
+/* That product as a step. */
+void vtci_steps_linear(vtci_steps *steps, vtci_rows x, const vtc_tensor *weight,
+                       const vtci_packed *packed, vtci_rows y);
 
 #endif

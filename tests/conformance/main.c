@@ -38,9 +38,9 @@ static bool variant_matches(const char *pattern, const char *variant)
 static const method *find_method(const test_case *c)
 {
     static const method *const families[] = {
-        hyper_attention_methods, idefics2_methods,     pooling_methods,
-        project_methods,         project_conv_methods, prune_methods,
-        qformer_methods,         shuffle_methods,      vlora_methods
+        fuse_methods,     hyper_attention_methods, idefics2_methods, pooling_methods,
+        project_methods,  project_conv_methods,    prune_methods,    qformer_methods,
+        resample_methods, shuffle_methods,         vlora_methods
     };
 
     for (size_t f = 0; f < sizeof(families) / sizeof(*families); f++)

@@ -12,13 +12,15 @@ typedef struct method {
     vtc_status (*run)(run *r);
 } method;
 
+extern const method fuse_methods[];
 extern const method hyper_attention_methods[];
+extern const method idefics2_methods[];
 extern const method pooling_methods[];
 extern const method project_methods[];
 extern const method project_conv_methods[];
 extern const method prune_methods[];
-extern const method idefics2_methods[];
 extern const method qformer_methods[];
+extern const method resample_methods[];
 extern const method shuffle_methods[];
 extern const method vlora_methods[];
 

@@ -210,15 +210,15 @@ static double *attention(const vtc_vlora_block_params *params, const vtc_vlora_b
 static double *feed_forward(const vtc_vlora_block_weights *w, const vtc_vlora_deltas *deltas,
                             const double *x, size_t n)
 {
-    const size_t h = w->gate_proj.weight.dim[1], f = w->gate_proj.weight.dim[0];
-    double *gate = apply_linear(&w->gate_proj, copy_of(x, n * h), n);
-    double *up = apply_linear(&w->up_proj, copy_of(x, n * h), n);
+    const size_t h = w->mlp.gate.weight.dim[1], f = w->mlp.gate.weight.dim[0];
+    double *gate = apply_linear(&w->mlp.gate, copy_of(x, n * h), n);
+    double *up = apply_linear(&w->mlp.up, copy_of(x, n * h), n);
 
     apply_activation(VTC_ACT_SILU, gate, n * f);
     for (size_t i = 0; i < n * f; i++)
         gate[i] *= up[i];
     free(up);
-    gate = apply_linear(&w->down_proj, gate, n);
+    gate = apply_linear(&w->mlp.down, gate, n);
     if (!vtc_tensor_is_absent(&deltas->m.a))
         ref_low_rank(gate, x, n, &deltas->m.a, &deltas->m.b);
     return gate;
