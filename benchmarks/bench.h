@@ -100,12 +100,14 @@ typedef struct bench_case {
 /* Tables end with a case without name. */
 extern const bench_case bench_machine_cases[];
 extern const bench_case bench_fuse_cases[];
+extern const bench_case bench_hyper_attention_cases[];
 extern const bench_case bench_pool_cases[];
 extern const bench_case bench_prune_cases[];
 extern const bench_case bench_plan_cases[];
 extern const bench_case bench_project_cases[];
 extern const bench_case bench_resample_cases[];
 extern const bench_case bench_shuffle_cases[];
+extern const bench_case bench_vlora_cases[];
 extern const bench_case bench_kernel_cases[];
 
 #endif

@@ -16,6 +16,7 @@ static vtc_status open_layer(run *r, struct layer *l)
 {
     static const char *const variants[] = { "", "gate_proj", "gate", "fused", NULL };
     const vtc_hyper_attention_params params = VTC_HYPER_ATTENTION_PARAMS_INIT;
+    char prefix[128];
 
     l->params = params;
     l->params.n_heads = case_size(r->c, "num_heads");
@@ -25,7 +26,8 @@ static vtc_status open_layer(run *r, struct layer *l)
         l->params.eps = (float)case_double(r->c, "rms_eps");
     if (case_has_param(r->c, "rope_theta"))
         l->params.rope_theta = (float)case_double(r->c, "rope_theta");
-    return run_weights(r, &vtc_hyper_attention_table, "w.", &l->weights);
+    run_prefix(r, "self_attn.q_proj.weight", prefix, sizeof(prefix));
+    return run_weights(r, &vtc_hyper_attention_table, prefix, &l->weights);
 }
 
 /* A cache of exactly n_rows rows, of each token all heads. */

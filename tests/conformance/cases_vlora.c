@@ -5,7 +5,7 @@
 #include <string.h>
 #include <vtc/vlora.h>
 
-enum { MAX_GENERATORS = 5, MAX_DECODERS = 16, NAME = 64 };
+enum { MAX_GENERATORS = 5, MAX_DECODERS = 16, NAME = 160 };
 
 /* ---- generator ------------------------------------------------------------------------------- */
 
@@ -19,7 +19,7 @@ struct model {
 static vtc_status bind_generator(run *r, struct model *m, size_t i, const char *prefix)
 {
     vtc_vlora_generator *g = &m->generators[i];
-    char name[2 * NAME];
+    char name[3 * NAME];
 
     TRY(run_weights(r, &vtc_vlora_generator_table, prefix, g));
     g->decoders = m->decoders[i];
@@ -40,7 +40,7 @@ static vtc_status bind_model(run *r, struct model *m)
     const vtc_vlora_params params = VTC_VLORA_PARAMS_INIT;
     const bool separate = case_flag(r->c, "weights_sep");
     const char *types = json_string_value(json_object_get(r->c->params, "types"));
-    char prefix[NAME];
+    char stem[NAME], prefix[2 * NAME];
 
     m->params = params;
     m->params.types = types;
@@ -49,7 +49,8 @@ static vtc_status bind_model(run *r, struct model *m)
     m->params.skip_layers = case_size(r->c, "skip_layers");
     if (case_has_param(r->c, "alpha"))
         m->params.alpha = (float)case_double(r->c, "alpha");
-    TRY(run_weights(r, &vtc_vlora_table, "w.", &m->weights));
+    run_prefix(r, "pos_embed", stem, sizeof(stem));
+    TRY(run_weights(r, &vtc_vlora_table, stem, &m->weights));
     m->weights.generators = m->generators;
     m->weights.n_generators = separate && types != NULL ? strlen(types) : 1;
     if (m->weights.n_generators > MAX_GENERATORS) {
@@ -57,8 +58,11 @@ static vtc_status bind_model(run *r, struct model *m)
         return VTC_ERR_UNSUPPORTED;
     }
     for (size_t i = 0; i < m->weights.n_generators; i++) {
-        snprintf(prefix, sizeof(prefix), "w.gen.%zu.", i);
-        TRY(bind_generator(r, m, i, separate ? prefix : "w.gen."));
+        if (separate)
+            snprintf(prefix, sizeof(prefix), "%sgen.%zu.", stem, i);
+        else
+            snprintf(prefix, sizeof(prefix), "%sgen.", stem);
+        TRY(bind_generator(r, m, i, prefix));
     }
     return VTC_OK;
 }
@@ -114,6 +118,7 @@ static vtc_status llama_block(run *r)
     vtc_vlora_block_weights weights;
     vtc_vlora_deltas deltas;
     vtc_tensor out, mask = { 0 };
+    char prefix[NAME];
     size_t bytes;
 
     memset(&deltas, 0, sizeof(deltas));
@@ -127,7 +132,8 @@ static vtc_status llama_block(run *r)
     params.n_heads = case_size(r->c, "num_heads");
     params.eps = (float)case_double(r->c, "rms_eps");
     params.rope_theta = (float)case_double(r->c, "rope_theta");
-    TRY(run_weights(r, &vtc_vlora_block_table, "w.", &weights));
+    run_prefix(r, "input_layernorm.weight", prefix, sizeof(prefix));
+    TRY(run_weights(r, &vtc_vlora_block_table, prefix, &weights));
     out = run_output(r, "out.hidden", hidden.rank, hidden.dim);
     TRY(vtc_vlora_block_scratch(&params, &weights, &deltas, &hidden, masked ? &mask : NULL, NULL,
                                 &out, &r->exec, &bytes));
