@@ -105,6 +105,8 @@ extern const bench_case bench_pool_cases[];
 extern const bench_case bench_prune_cases[];
 extern const bench_case bench_plan_cases[];
 extern const bench_case bench_project_cases[];
+extern const bench_case bench_score_cases[];
+extern const bench_case bench_qformer_cases[];
 extern const bench_case bench_resample_cases[];
 extern const bench_case bench_shuffle_cases[];
 extern const bench_case bench_vlora_cases[];

@@ -7,11 +7,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* clang-format off: one to a line */
 static const bench_case *const families[] = {
-    bench_machine_cases, bench_fuse_cases,  bench_hyper_attention_cases, bench_pool_cases,
-    bench_prune_cases,   bench_plan_cases,  bench_project_cases,         bench_resample_cases,
-    bench_shuffle_cases, bench_vlora_cases, bench_kernel_cases
+    bench_machine_cases, bench_fuse_cases,    bench_hyper_attention_cases,
+    bench_plan_cases,    bench_pool_cases,    bench_project_cases, bench_prune_cases,
+    bench_qformer_cases, bench_resample_cases, bench_score_cases,  bench_shuffle_cases,
+    bench_vlora_cases,   bench_kernel_cases,
 };
+/* clang-format on */
 
 enum { MAX_THREAD_COUNTS = 8, N_FAMILIES = sizeof(families) / sizeof(families[0]) };
 

@@ -185,6 +185,99 @@ def tome_careful():
     return run
 
 
+def column_mean(n_heads, n, d, causal):
+    """The mean over heads and rows of a layer's whole attention, as the methods' authors do it."""
+    def build():
+        q, k = torch.rand(n_heads, n, d) * 2 - 1, torch.rand(n_heads, n, d) * 2 - 1
+        hidden = torch.full((n, n), -torch.inf).triu(1)
+
+        def run():
+            logits = q @ k.transpose(1, 2) / math.sqrt(d)
+            if causal:
+                logits = logits + hidden
+            return logits.softmax(-1).mean(0).mean(0)
+        return run
+    return build
+
+
+def column_mean_careful(n_heads, n, d, causal):
+    """Blocks of 64 rows into one reused array; causal ones end at the diagonal."""
+    def build():
+        q = (torch.rand(n_heads, n, d) * 2 - 1) / math.sqrt(d)
+        k = torch.rand(n_heads, n, d) * 2 - 1
+        hidden, room = torch.full((n, n), -torch.inf).triu(1), torch.empty(64 * n)
+
+        def run():
+            total = torch.zeros(n)
+            for h in range(n_heads):
+                for begin in range(0, n, 64):
+                    end = min(n, begin + 64)
+                    seen = end if causal else n
+                    logits = room[:(end - begin) * seen].view(end - begin, seen)
+                    torch.mm(q[h, begin:end], k[h, :seen].t(), out=logits)
+                    if causal:
+                        logits += hidden[begin:end, :seen]
+                    total[:seen] += logits.softmax(-1).sum(0)
+            return total.div_(n * n_heads)
+        return run
+    return build
+
+
+def last_row_published():
+    """FastV's score, as it would be from Q and K: the authors read it off the whole attention."""
+    q, k = torch.rand(32, 704, 128), torch.rand(32, 704, 128)
+    return lambda: (q[:, -1:] @ k.transpose(1, 2) / math.sqrt(128)).softmax(-1).mean(0)
+
+
+def last_row_careful():
+    q, k, logits = torch.rand(32, 128, 1), torch.rand(32, 704, 128), torch.empty(32, 704, 1)
+
+    def run():
+        torch.bmm(k, q, out=logits)
+        return logits.squeeze(2).mul_(128 ** -0.5).softmax(1).mean(0)
+    return run
+
+
+class PerceiverLayer(nn.Module if torch else object):
+    """OpenFlamingo's PerceiverAttention and FeedForward for one media item, without biases."""
+
+    def __init__(self, dim=1024, inner=512):
+        super().__init__()
+        self.norm_media, self.norm_latents = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.to_q = nn.Linear(dim, inner, bias=False)
+        self.to_kv = nn.Linear(dim, 2 * inner, bias=False)
+        self.to_out = nn.Linear(inner, dim, bias=False)
+        self.feed_forward = nn.Sequential(
+            nn.LayerNorm(dim), nn.Linear(dim, 4 * dim, bias=False), nn.GELU(),
+            nn.Linear(4 * dim, dim, bias=False))
+
+    def heads(self, rows):
+        return rows.view(-1, 8, 64).transpose(0, 1)
+
+    def forward(self, x, latents):
+        media, normed = self.norm_media(x), self.norm_latents(latents)
+        q = self.heads(self.to_q(normed)) * 64 ** -0.5
+        k, v = self.to_kv(torch.cat((media, normed), 0)).chunk(2, -1)
+        logits = q @ self.heads(k).transpose(-1, -2)
+        weights = (logits - logits.amax(-1, keepdim=True)).softmax(-1)
+        gathered = (weights @ self.heads(v)).transpose(0, 1).reshape(-1, 512)
+        latents = self.to_out(gathered) + latents
+        return self.feed_forward(latents) + latents
+
+
+def perceiver_published():
+    """OpenFlamingo's PerceiverResampler: an image of 256 tokens, six layers, 64 latents."""
+    x, latents, norm = torch.randn(256, 1024), torch.randn(64, 1024), nn.LayerNorm(1024)
+    layers = [PerceiverLayer() for _ in range(6)]
+
+    def run():
+        z = latents
+        for layer in layers:
+            z = layer(x, z)
+        return norm(z)
+    return run
+
+
 def caches():
     kept = torch.randperm(704)[:192].sort()[0]
     return [torch.rand(32, 704, 128) for _ in range(64)], kept
@@ -228,6 +321,46 @@ def softmax_careful():
     return lambda: torch.softmax(x, -1, out=y)
 
 
+def qformer_layers():
+    """BLIP-2's layers: every second one reads the image."""
+    def norm():
+        return nn.LayerNorm(768, eps=1e-12)
+
+    for i in range(12):
+        layer = nn.ModuleDict({name: nn.Linear(768, 768) for name in ("q", "k", "v", "o")})
+        layer.update({"norm": norm(), "up": nn.Linear(768, 3072), "down": nn.Linear(3072, 768),
+                      "last_norm": norm()})
+        if i % 2 == 0:
+            layer.update({"cross_q": nn.Linear(768, 768), "cross_k": nn.Linear(1408, 768),
+                          "cross_v": nn.Linear(1408, 768), "cross_o": nn.Linear(768, 768),
+                          "cross_norm": norm()})
+        yield layer
+
+
+def qformer_attention(q, k, v):
+    q, k, v = (t.view(-1, 12, 64).transpose(0, 1) for t in (q, k, v))
+    p = (q @ k.transpose(1, 2) / 8).softmax(-1)
+    return (p @ v).transpose(0, 1).reshape(-1, 768)
+
+
+def qformer_published():
+    queries, image = torch.randn(32, 768), torch.rand(257, 1408)
+    norm, layers = nn.LayerNorm(768, eps=1e-12), list(qformer_layers())
+
+    def run():
+        x = norm(queries)
+        for layer in layers:
+            y = qformer_attention(layer["q"](x), layer["k"](x), layer["v"](x))
+            x = layer["norm"](layer["o"](y) + x)
+            if "cross_q" in layer:
+                y = qformer_attention(layer["cross_q"](x), layer["cross_k"](image),
+                                      layer["cross_v"](image))
+                x = layer["cross_norm"](layer["cross_o"](y) + x)
+            x = layer["last_norm"](layer["down"](F.gelu(layer["up"](x))) + x)
+        return x
+    return run
+
+
 # ---- workloads -----------------------------------------------------------------------------------
 
 
@@ -267,8 +400,21 @@ WORKLOADS = [
              qwen2vl_published, qwen2vl_careful, 187, at_most(1.02)),
     Workload("InternVL 1024x1024->256x4096", "project/internvl_1024x1024_256x4096_f32",
              internvl_published, internvl_careful, 143, at_most(1.02)),
+    Workload("BLIP-2 Q-Former 32 of 257x1408", "qformer/blip2_257x1408_f32",
+             qformer_published, None, 420, at_most(0.65)),
     Workload("ToMe 577x1024 r=64, tokens merged", "tome/n577_c1024_r64_merge",
              tome_published, tome_careful, WARM, at_most(0.75)),
+    Workload("causal column mean 32x704x128", "score/column_mean_32x704x128_causal",
+             column_mean(32, 704, 128, True), column_mean_careful(32, 704, 128, True), 23.1,
+             {**at_most(0.25, ["published"]), **at_most(0.5, ["careful"])}),
+    Workload("column mean 16x577x64", "score/column_mean_16x577x64",
+             column_mean(16, 577, 64, False), column_mean_careful(16, 577, 64, False), WARM,
+             {**at_most(0.42, ["published"]), **at_most(0.35, ["careful"])}),
+    Workload("last row 32x704x128", "score/last_row_32x704x128",
+             last_row_published, last_row_careful, 11.5,
+             {**at_most(1.0, threads=[1]), **at_most(0.6, threads=[2])}),
+    Workload("Perceiver 256x1024 -> 64", "resample/perceiver_256x1024_64_f32",
+             perceiver_published, None, 253, at_most(0.75)),
     Workload("K/V gather 64x32x704x128->192", "kv/gather_64x32x704x128_192_f32",
              gather_published, gather_careful, 940, at_most(0.6, threads=[2])),
     Workload("LayerNorm 576x1024", "kernels/layer_norm_576x1024",

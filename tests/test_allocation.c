@@ -97,8 +97,10 @@ static void run_everything(vtc_exec *exec, vtc_plan *plan, vtc_plan *unread)
     vtc_pool2d_params pool = VTC_POOL2D_PARAMS_INIT;
     vtc_positions_params rule = VTC_POSITIONS_PARAMS_INIT;
     vtc_tensor ids = vtc_tensor_1d(y_data, VTC_I32, KEEP);
+    vtc_attention_stats_out stats = VTC_ATTENTION_STATS_OUT_INIT;
     int64_t text_next;
 
+    stats.col_mean = y_data;
     pool.grid_h = pool.grid_w = gemma.patches_per_side = SIDE;
     gemma.tokens_per_side = SIDE / 2;
     assert_int_equal(vtc_pool2d(&pool, &x, &y, exec), VTC_OK);
@@ -108,6 +110,7 @@ static void run_everything(vtc_exec *exec, vtc_plan *plan, vtc_plan *unread)
     assert_int_equal(vtc_plan_positions(&rule, plan, NULL, &ids, &text_next, exec), VTC_OK);
     assert_int_equal(vtc_random(NULL, N, KEEP, NULL, unread, exec), VTC_OK);
     assert_int_equal(vtc_proportional_attention(&q, &q, &q, NULL, 0.125f, &a, exec), VTC_OK);
+    assert_int_equal(vtc_attention_stats(NULL, &q, &q, NULL, &stats, exec), VTC_OK);
     pool.grid_h = SIDE + 1;
     assert_int_equal(vtc_pool2d(&pool, &x, &y, exec), VTC_ERR_SHAPE);
 }

@@ -474,6 +474,130 @@ static void softmax_keeps_infinities_and_nan_in_their_place(void **state)
     on_every_table(check_softmax_special);
 }
 
+/* ---- panels -----------------------------------------------------------------------------------
+ */
+
+static void check_panels_at(const vtci_kernels *k, uint64_t *seed, size_t m, size_t n_panels,
+                            size_t depth)
+{
+    const size_t lda = depth + 3, n = n_panels * VTCI_PANEL, ldc = n + 5;
+    float *a = guard_alloc(m * lda * sizeof(*a)), *c = guard_alloc(m * ldc * sizeof(*c));
+    float *b = guard_alloc(n * depth * sizeof(*b)), one[2 * VTCI_PANEL];
+
+    fill_scaled(seed, a, m * lda, 1.0f);
+    fill_scaled(seed, b, n * depth, 1.0f);
+    poison(c, m * ldc * sizeof(*c));
+    guard_readonly(a);
+    guard_readonly(b);
+    k->multiply_panels(c, ldc, a, lda, b, m, n_panels, depth);
+    for (size_t i = 0; i < m; i++) {
+        for (size_t j = 0; j < n; j++) {
+            const float *column = b + j / VTCI_PANEL * depth * VTCI_PANEL + j % VTCI_PANEL;
+            double want = 0.0, size = 0.0;
+
+            for (size_t l = 0; l < depth; l++) {
+                want += (double)a[i * lda + l] * column[l * VTCI_PANEL];
+                size += fabs((double)a[i * lda + l] * column[l * VTCI_PANEL]);
+            }
+            if (!(fabs(c[i * ldc + j] - want) <= (1 + (double)depth) * UNIT * size))
+                fail_msg("%s: panels, row %zu, column %zu: %g, not %g", k->name, i, j,
+                         (double)c[i * ldc + j], want);
+        }
+        assert_true(is_poisoned(c + i * ldc + n, (ldc - n) * sizeof(*c)));
+        /* the same bits wherever the row stands */
+        if (n_panels == 0)
+            continue;
+        k->multiply_panels(one, VTCI_PANEL, a + i * lda, lda, b, 1, 1, depth);
+        assert_same_row(k->name, c + i * ldc, one, VTCI_PANEL);
+    }
+    guard_free(a);
+    guard_free(b);
+    guard_free(c);
+}
+
+static void check_panels(const vtci_kernels *k)
+{
+    uint64_t seed = 10;
+
+    for (size_t m = 0; m <= 30; m++)
+        for (size_t depth = 0; depth <= 9; depth += 3)
+            check_panels_at(k, &seed, m, m % 4, depth);
+    check_panels_at(k, &seed, 64, 5, 128);
+}
+
+static void products_by_panels_are_near_the_double_sum(void **state)
+{
+    (void)state;
+    on_every_table(check_panels);
+}
+
+/* ---- exponentials and their sum ---------------------------------------------------------------
+ */
+
+static void check_exp_sum_at(const vtci_kernels *k, const float *x, float scale, float top,
+                             size_t n)
+{
+    static float p[MAX_LENGTH];
+    const float got = k->exp_sum(p, x, scale, top, n);
+    double sum = 0.0;
+
+    for (size_t i = 0; i < n; i++) {
+        const double logit = (double)scale * x[i] - top, want = exp(fmin(logit, 0.0));
+
+        sum += p[i];
+        if (!(fabs(p[i] - want) <= (2 + 2 * fabs(logit)) * UNIT * want + 0x1p-126))
+            fail_msg("%s: exp_sum of %zu: [%zu] is %g, not %g", k->name, n, i, (double)p[i], want);
+    }
+    if (!(fabs(got - sum) <= (2 + (double)n / 16) * UNIT * sum))
+        fail_msg("%s: exp_sum of %zu is %g, not %g", k->name, n, (double)got, sum);
+}
+
+static void check_exp_sum(const vtci_kernels *k)
+{
+    static float x[MAX_LENGTH], y[MAX_LENGTH], p[MAX_LENGTH];
+    uint64_t seed = 9;
+
+    for (size_t i = 0; i < N_LENGTHS; i++) {
+        const size_t n = length_at(i);
+
+        fill_scaled(&seed, x, n, 4.0f);
+        check_exp_sum_at(k, x, 1.0f, 4.0f, n);
+        check_exp_sum_at(k, x, 0.125f, -0.2f, n); /* some are above and count 1 */
+        check_exp_sum_at(k, x, 30.0f, 120.0f, n); /* from 1 to below the smallest float */
+        memcpy(y, x, n * sizeof(*x));
+        k->exp_sum(p, x, 1.0f, 4.0f, n);
+        k->exp_sum(y, y, 1.0f, 4.0f, n); /* in place */
+        assert_same_row(k->name, y, p, n);
+    }
+}
+
+static void exponentials_and_their_sum_are_near_the_double_result(void **state)
+{
+    (void)state;
+    on_every_table(check_exp_sum);
+}
+
+static void check_exp_sum_special(const vtci_kernels *k)
+{
+    float x[40], p[40];
+
+    for (size_t n = 1; n <= 40; n++) {
+        for (size_t i = 0; i < n; i++)
+            x[i] = i % 3 == 0 ? 3e38f : i % 3 == 1 ? -INFINITY : INFINITY;
+        assert_true(k->exp_sum(p, x, 1.0f, 5.0f, n) == (float)(n - (n + 1) / 3));
+        for (size_t i = 0; i < n; i++)
+            assert_true(p[i] == (i % 3 == 1 ? 0.0f : 1.0f));
+        x[n - 1] = NAN;
+        assert_true(isnan(k->exp_sum(p, x, 1.0f, 5.0f, n)) && isnan(p[n - 1]));
+    }
+}
+
+static void exponentials_end_at_1_and_nan_stays(void **state)
+{
+    (void)state;
+    on_every_table(check_exp_sum_special);
+}
+
 /* ---- memory ---------------------------------------------------------------------------------- */
 
 /* Calls every kernel with rows that touch an unreadable page at one end; inputs are read-only. */
@@ -503,6 +627,7 @@ static void run_guarded(const vtci_kernels *k, size_t n, void *(*alloc)(size_t b
     k->first_at_least(x, n, INFINITY);
     if (n != 0)
         k->softmax(y, x, x, 1.0f, n);
+    k->exp_sum(y, x, 1.0f, 0.0f, n);
     k->f16_to_f32(y, in, n);
     k->bf16_to_f32(y, in, n);
     k->f32_to_f16(out, x, n);
@@ -543,6 +668,9 @@ int main(void)
         cmocka_unit_test(softmax_is_near_the_double_result),
         cmocka_unit_test(exp_is_within_about_one_ulp),
         cmocka_unit_test(softmax_keeps_infinities_and_nan_in_their_place),
+        cmocka_unit_test(products_by_panels_are_near_the_double_sum),
+        cmocka_unit_test(exponentials_and_their_sum_are_near_the_double_result),
+        cmocka_unit_test(exponentials_end_at_1_and_nan_stays),
         cmocka_unit_test(no_kernel_leaves_its_rows),
     };
 

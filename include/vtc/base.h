@@ -188,7 +188,8 @@ typedef struct vtc_exec {
     void (*on_error)(void *user, vtc_status status, const char *message);
     void *user; /* passed to on_error */
 
-    vtc_sgemm sgemm; /* NULL: cblas_sgemm, whose thread count libvtc never touches */
+    vtc_sgemm sgemm; /* NULL: libvtc's own tiles or cblas_sgemm, whose thread count it never
+                      * touches. A scratch query must know whether there will be one. */
     void *sgemm_cookie;
 } vtc_exec;
 

@@ -67,9 +67,9 @@ VTC_API VTC_NODISCARD vtc_status vtc_perceiver_cost(const vtc_perceiver_params *
  * vtc_perceiver_prepare() makes the prepared object: every matrix packed in its own dtype; the
  * first layer's queries, keys and values of the latents; and, when all to_kv are F32, those of all
  * layers once more with the gains of norm_media multiplied in, so that one product makes the
- * media's keys and values of many layers. The object takes the bytes of the weights and, with F32,
- * 4 L 2 inner D more. Its scratch is small. VTC_ERR_NULL, DTYPE, SHAPE, RANGE, OVERLAP, OVERFLOW,
- * ROOM (the object is too small) or SCRATCH on error.
+ * media's keys and values of all layers. The object takes the bytes of the weights and, with F32,
+ * 4 L 2 inner D more. Its scratch is about that of one to_kv, F32. VTC_ERR_NULL, DTYPE, SHAPE,
+ * RANGE, OVERLAP, OVERFLOW, ROOM (the object is too small) or SCRATCH on error.
  */
 VTC_API VTC_NODISCARD vtc_status vtc_perceiver_prepare_size(const vtc_perceiver_params *params,
                                                             const vtc_perceiver_weights *weights,
@@ -102,16 +102,16 @@ VTC_API VTC_NODISCARD vtc_status vtc_perceiver_scratch(const vtc_perceiver_param
  *
  * Items are taken in blocks of at most 256 latents and 2048 tokens, or one by one. Scratch for a
  * block of n items of N tokens, F32: n N D of normalised tokens, n (N + M) 2 inner keys and values
- * (prepared F32: up to 16 MiB, so that several layers' fit), n M (3 D + 2 inner + F), and what
- * attention takes: n N inner and a few hundred rows per worker. No array of latents x tokens of all
- * heads exists. Time is that of the matrix products.
+ * (prepared F32: those of all layers, where that is at most 32 MiB), n M (3 D + 2 inner + F), and
+ * what attention takes: n N inner and a few hundred rows per worker. No array of latents x tokens
+ * of all heads exists. Time is that of the matrix products.
  *
  * With a prepared object and without the results agree within rounding, and each gives the same
  * bits for any number of workers. Returns VTC_ERR_NULL, DTYPE, SHAPE, RANGE, OVERLAP, OVERFLOW or
- * SCRATCH on error; for a prepared object also VTC_ERR_DATA and VTC_ERR_UNSUPPORTED. Checked
- * against: OpenFlamingo's and flamingo-pytorch's PerceiverResampler as published. At OpenFlamingo's
- * size with random weights every element is within 4e-6 of a double-precision run
- * (|y| up to 6). No released checkpoint was run.
+ * SCRATCH on error; for a prepared object also VTC_ERR_DATA and VTC_ERR_UNSUPPORTED.
+ * Checked against: OpenFlamingo's and flamingo-pytorch's PerceiverResampler as published. At
+ * OpenFlamingo's size with random weights every element is within 4e-6 of a double-precision run
+ * (|y| up to 7). No released checkpoint was run.
  * Source: Alayrac et al., "Flamingo: a Visual Language Model for Few-Shot Learning", NeurIPS 2022,
  * section 3.1; Awadalla et al., "OpenFlamingo", 2023.
  */

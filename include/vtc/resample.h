@@ -5,5 +5,6 @@
 #include "idefics2.h"
 #include "perceiver.h"
 #include "qformer.h"
+#include "resampler.h"
 
 #endif

@@ -22,6 +22,7 @@
 #include "project.h"
 #include "prune.h"
 #include "resample.h"
+#include "score.h"
 #include "shuffle.h"
 #include "weights.h"
 

@@ -51,16 +51,16 @@ ATTRIBUTES static float KERNEL(softmax_logits)(float *p, const float *x, const f
     return top_lane(top);
 }
 
-ATTRIBUTES static void KERNEL(softmax)(float *p, const float *x, const float *bias, float scale,
-                                       size_t n)
+/* scale * x - top is rounded once, and never above 0, where exp_falling() ends. */
+ATTRIBUTES static float KERNEL(exp_sum)(float *p, const float *x, float scale, float top, size_t n)
 {
-    const vec top = fill(KERNEL(softmax_logits)(p, x, bias, scale, n));
+    const vec a = fill(scale), b = fill(-top);
     vec s0 = fill(0.0f), s1 = s0;
     size_t i = 0;
 
     for (; n - i >= 2 * VL; i += 2 * VL) {
-        const vec e0 = KERNEL(exp_falling)(sub(load(p + i), top));
-        const vec e1 = KERNEL(exp_falling)(sub(load(p + i + VL), top));
+        const vec e0 = KERNEL(exp_falling)(at_most(fma3(a, load(x + i), b), 0.0f));
+        const vec e1 = KERNEL(exp_falling)(at_most(fma3(a, load(x + i + VL), b), 0.0f));
 
         store(p + i, e0);
         store(p + i + VL, e1);
@@ -69,12 +69,20 @@ ATTRIBUTES static void KERNEL(softmax)(float *p, const float *x, const float *bi
     }
     for (; i < n; i += VL) {
         const size_t m = LANES(n - i);
-        const vec e = KERNEL(exp_falling)(sub(load_some(p + i, m, -INFINITY), top));
+        const vec e = KERNEL(exp_falling)(at_most(fma3(a, load_some(x + i, m, 0.0f), b), 0.0f));
 
         store_some(p + i, m, e);
-        s0 = add(s0, e);
+        s0 = add(s0, load_some(p + i, m, 0.0f));
     }
-    KERNEL(scale)(p, p, 1.0f / sum_lanes(add(s0, s1)), n);
+    return sum_lanes(add(s0, s1));
+}
+
+ATTRIBUTES static void KERNEL(softmax)(float *p, const float *x, const float *bias, float scale,
+                                       size_t n)
+{
+    const float top = KERNEL(softmax_logits)(p, x, bias, scale, n);
+
+    KERNEL(scale)(p, p, 1.0f / KERNEL(exp_sum)(p, p, 1.0f, top, n), n);
 }
 
 /* ---- activations ----------------------------------------------------------------------------- */

@@ -26,11 +26,22 @@ typedef enum vtci_activation {
     VTCI_N_ACTIVATIONS
 } vtci_activation;
 
+enum { VTCI_PANEL = 16 }; /* columns, see multiply_panels */
+
 typedef struct vtci_kernels {
     const char *name; /* "c", "avx2", "avx512", "neon" */
 
     /* sum of x[i] * y[i] */
     float (*dot)(const float *x, const float *y, size_t n);
+
+    /*
+     * C [m, 16 n_panels] = A [m, k] B, with B cut into panels of 16 columns, each dense: [n_panels,
+     * k, 16]. For matrices of a few dozen rows, where sgemm spends a quarter of its time packing.
+     * Each element is one chain of multiply-adds over k in order: its bits depend on its row of A
+     * and its column of B alone, not on where they stand.
+     */
+    void (*multiply_panels)(float *c, size_t ldc, const float *a, size_t lda, const float *panels,
+                            size_t m, size_t n_panels, size_t k);
 
     /* y[i] = a * x[i]; y may be x */
     void (*scale)(float *y, const float *x, float a, size_t n);
@@ -78,6 +89,11 @@ typedef struct vtci_kernels {
      * that is -inf throughout gives NaN, as in PyTorch. n >= 1. */
     void (*softmax)(float *p, const float *x, const float *bias, float scale, size_t n);
 
+    /* p[i] = exp(scale * x[i] - top), 1 where that is more; returns their sum. p may be x. Softmax
+     * before its division when `top` is the largest logit, and after it when `top` is the logarithm
+     * of the sum. Values below 2^-126 are 0. */
+    float (*exp_sum)(float *p, const float *x, float scale, float top, size_t n);
+
     /*
      * y[i] = act(x[i] + bias[i]) (bias NULL: none). y may be x. NaN stays NaN; -inf gives NaN where
      * the formula multiplies it by 0, as in PyTorch. Results are within
@@ -112,13 +128,16 @@ typedef struct vtci_kernels {
     void (*f32_to_bf16)(uint16_t *y, const float *x, size_t n);
 
     /*
-     * A tile of a matrix product: C [gemm_rows, gemm_cols] = A B, or C += A B when `accumulate`.
-     * Both operands are packed: column p of A is the gemm_rows floats at a + p * gemm_rows, row p
-     * of B the gemm_cols floats at b + p * gemm_cols. Each sum is formed over p in order.
+     * A tile of a matrix product: C [m, n] = A B, or C += A B when `accumulate`, 0 < m <= gemm_rows
+     * and 0 < n <= gemm_cols. Element (i, p) of A is a[i * row_stride + p * step], element (p, j)
+     * of B is b[p * ldb + j]. Each sum is formed from 0 over p in order, then stored or added. It
+     * is fast when gemm_depth rows of B, gemm_cols of each, stay in the nearest cache.
+     * gemm_is_fast: whether a product of such tiles is as fast as a good sgemm.
      */
-    size_t gemm_rows, gemm_cols;
-    void (*gemm_tile)(float *c, size_t ldc, const float *a, const float *b, size_t k,
-                      int accumulate);
+    size_t gemm_rows, gemm_cols, gemm_depth;
+    int gemm_is_fast;
+    void (*gemm_tile)(float *c, size_t ldc, const float *a, size_t row_stride, size_t step,
+                      const float *b, size_t ldb, size_t k, size_t m, size_t n, int accumulate);
 
     /*
      * Copies to[r] = from[r], `bytes` each, for r < n_rows in order; neither row of a pair may

@@ -7,6 +7,7 @@
  *   VL          floats per vector
  *   vec         type of a vector of VL floats
  *   GEMM_ROWS, GEMM_VECTORS  sums of a matrix tile that fit the registers
+ *   GEMM_DEPTH, GEMM_IS_FAST  see gemm_tile in kernels.h
  *
  * and, as static inline functions (m is a number of lanes, 0 < m <= VL; those from m on must
  * not touch memory):
@@ -86,6 +87,52 @@ ATTRIBUTES static float KERNEL(dot)(const float *x, const float *y, size_t n)
         s0 = fma3(load_some(x + i, m, 0.0f), load_some(y + i, m, 0.0f), s0);
     }
     return sum_lanes(add(add(s0, s1), add(s2, s3)));
+}
+
+/* Rows of a tile: with one panel of columns that is 12 vectors in flight, or 24 of 4 floats. */
+enum { TILE_ROWS = VL == 16 ? 12 : 6, TILE_VECTORS = VTCI_PANEL / VL };
+
+/* `rows` is a constant where this vanishes into its caller, and the sums stay in registers. */
+INLINE void KERNEL(multiply_tile)(float *c, size_t ldc, const float *a, size_t lda,
+                                  const float *panel, size_t rows, size_t k)
+{
+    vec sum[TILE_ROWS][TILE_VECTORS];
+
+    for (size_t r = 0; r < rows; r++)
+        for (size_t v = 0; v < TILE_VECTORS; v++)
+            sum[r][v] = fill(0.0f);
+    for (size_t l = 0; l < k; l++, panel += VTCI_PANEL) {
+        vec b[TILE_VECTORS];
+
+        for (size_t v = 0; v < TILE_VECTORS; v++)
+            b[v] = load(panel + v * VL);
+        for (size_t r = 0; r < rows; r++) {
+            const vec x = fill(a[r * lda + l]);
+
+            for (size_t v = 0; v < TILE_VECTORS; v++)
+                sum[r][v] = fma3(x, b[v], sum[r][v]);
+        }
+    }
+    for (size_t r = 0; r < rows; r++)
+        for (size_t v = 0; v < TILE_VECTORS; v++)
+            store(c + r * ldc + v * VL, sum[r][v]);
+}
+
+/* A panel stays in the first-level cache while all rows pass it. */
+ATTRIBUTES static void KERNEL(multiply_panels)(float *c, size_t ldc, const float *a, size_t lda,
+                                               const float *panels, size_t m, size_t n_panels,
+                                               size_t k)
+{
+    for (size_t j = 0; j < n_panels; j++, c += VTCI_PANEL, panels += k * VTCI_PANEL) {
+        size_t i = 0;
+
+        for (; m - i >= TILE_ROWS; i += TILE_ROWS)
+            KERNEL(multiply_tile)(c + i * ldc, ldc, a + i * lda, lda, panels, TILE_ROWS, k);
+        for (; m - i >= 4; i += 4)
+            KERNEL(multiply_tile)(c + i * ldc, ldc, a + i * lda, lda, panels, 4, k);
+        for (; i < m; i++)
+            KERNEL(multiply_tile)(c + i * ldc, ldc, a + i * lda, lda, panels, 1, k);
+    }
 }
 
 ATTRIBUTES static void KERNEL(scale)(float *y, const float *x, float a, size_t n)
@@ -324,6 +371,7 @@ ATTRIBUTES static void KERNEL(f32_to_bf16)(uint16_t *y, const float *x, size_t n
 const vtci_kernels JOIN(vtci_kernels, SUFFIX) = {
     .name = NAME,
     .dot = KERNEL(dot),
+    .multiply_panels = KERNEL(multiply_panels),
     .scale = KERNEL(scale),
     .add = KERNEL(add),
     .multiply = KERNEL(multiply),
@@ -337,6 +385,7 @@ const vtci_kernels JOIN(vtci_kernels, SUFFIX) = {
     .max = KERNEL(max),
     .first_at_least = KERNEL(first_at_least),
     .softmax = KERNEL(softmax),
+    .exp_sum = KERNEL(exp_sum),
     .activate = KERNEL(activate),
     .layer_norm = KERNEL(layer_norm),
     .rms_norm = KERNEL(rms_norm),
@@ -346,6 +395,8 @@ const vtci_kernels JOIN(vtci_kernels, SUFFIX) = {
     .f32_to_bf16 = KERNEL(f32_to_bf16),
     .gemm_rows = GEMM_ROWS,
     .gemm_cols = GEMM_VECTORS * VL,
+    .gemm_depth = GEMM_DEPTH,
+    .gemm_is_fast = GEMM_IS_FAST,
     .gemm_tile = KERNEL(gemm_tile),
     .stream_rows = KERNEL(stream_rows),
 };

@@ -11,8 +11,10 @@
 #define VL         8
 
 /* sums of a matrix tile, in registers */
-#define GEMM_ROWS    6
-#define GEMM_VECTORS 2
+#define GEMM_ROWS    4
+#define GEMM_VECTORS 3
+#define GEMM_DEPTH   192
+#define GEMM_IS_FAST 1
 
 typedef __m256 vec;
 

@@ -11,8 +11,10 @@
 #define VL         16
 
 /* sums of a matrix tile, in registers */
-#define GEMM_ROWS    12
-#define GEMM_VECTORS 2
+#define GEMM_ROWS    8
+#define GEMM_VECTORS 3
+#define GEMM_DEPTH   128
+#define GEMM_IS_FAST 1
 
 typedef __m512 vec;
 

@@ -17,6 +17,20 @@ static float dot_c(const float *x, const float *y, size_t n)
     return (float)sum;
 }
 
+static void multiply_panels_c(float *c, size_t ldc, const float *a, size_t lda, const float *panels,
+                              size_t m, size_t n_panels, size_t k)
+{
+    for (size_t j = 0; j < n_panels; j++, panels += k * VTCI_PANEL)
+        for (size_t i = 0; i < m; i++) {
+            float sum[VTCI_PANEL] = { 0.0f };
+
+            for (size_t l = 0; l < k; l++)
+                for (size_t col = 0; col < VTCI_PANEL; col++)
+                    sum[col] += a[i * lda + l] * panels[l * VTCI_PANEL + col];
+            memcpy(c + i * ldc + j * VTCI_PANEL, sum, sizeof(sum));
+        }
+}
+
 static void scale_c(float *y, const float *x, float a, size_t n)
 {
     for (size_t i = 0; i < n; i++)
@@ -113,6 +127,19 @@ static void softmax_c(float *p, const float *x, const float *bias, float scale, 
 
     for (size_t i = 0; i < n; i++)
         p[i] = (float)(p[i] / sum);
+}
+
+static float exp_sum_c(float *p, const float *x, float scale, float top, size_t n)
+{
+    double sum = 0.0;
+
+    for (size_t i = 0; i < n; i++) {
+        const double logit = (double)scale * x[i] - top;
+
+        p[i] = logit > 0.0 ? 1.0f : expf((float)logit);
+        sum += p[i];
+    }
+    return (float)sum;
 }
 
 /* ---- activations ----------------------------------------------------------------------------- */
@@ -335,21 +362,23 @@ static void combine_max_bf16_c(float *y, const uint16_t *const *x, const float *
 
 /* ---- matrix tiles ---------------------------------------------------------------------------- */
 
-enum { GEMM_ROWS = 4, GEMM_COLS = 16 };
+enum { GEMM_ROWS = 4, GEMM_COLS = 16, GEMM_DEPTH = 192 };
 
-static void gemm_tile_c(float *c, size_t ldc, const float *a, const float *b, size_t k,
-                        int accumulate)
+static void gemm_tile_c(float *c, size_t ldc, const float *a, size_t row_stride, size_t step,
+                        const float *b, size_t ldb, size_t k, size_t m, size_t n, int accumulate)
 {
     float sum[GEMM_ROWS][GEMM_COLS] = { { 0.0f } };
 
-    for (size_t i = 0; accumulate && i < GEMM_ROWS; i++)
-        memcpy(sum[i], c + i * ldc, sizeof(sum[i]));
-    for (size_t p = 0; p < k; p++, a += GEMM_ROWS, b += GEMM_COLS)
-        for (size_t i = 0; i < GEMM_ROWS; i++)
-            for (size_t j = 0; j < GEMM_COLS; j++)
-                sum[i][j] += a[i] * b[j];
-    for (size_t i = 0; i < GEMM_ROWS; i++)
-        memcpy(c + i * ldc, sum[i], sizeof(sum[i]));
+    for (size_t p = 0; p < k; p++, b += ldb)
+        for (size_t i = 0; i < m; i++) {
+            const float x = a[i * row_stride + p * step];
+
+            for (size_t j = 0; j < n; j++)
+                sum[i][j] += x * b[j];
+        }
+    for (size_t i = 0; i < m; i++)
+        for (size_t j = 0; j < n; j++)
+            c[i * ldc + j] = accumulate ? c[i * ldc + j] + sum[i][j] : sum[i][j];
 }
 
 /* ---- copies ---------------------------------------------------------------------------------- */
@@ -363,6 +392,7 @@ static void stream_rows_c(char *const *to, const char *const *from, size_t n_row
 const vtci_kernels vtci_kernels_c = {
     .name = "c",
     .dot = dot_c,
+    .multiply_panels = multiply_panels_c,
     .scale = scale_c,
     .add = add_c,
     .multiply = multiply_c,
@@ -376,6 +406,7 @@ const vtci_kernels vtci_kernels_c = {
     .max = max_c,
     .first_at_least = first_at_least_c,
     .softmax = softmax_c,
+    .exp_sum = exp_sum_c,
     .activate = activate_c,
     .layer_norm = layer_norm_c,
     .rms_norm = rms_norm_c,
@@ -385,6 +416,8 @@ const vtci_kernels vtci_kernels_c = {
     .f32_to_bf16 = f32_to_bf16_c,
     .gemm_rows = GEMM_ROWS,
     .gemm_cols = GEMM_COLS,
+    .gemm_depth = GEMM_DEPTH,
+    .gemm_is_fast = 0,
     .gemm_tile = gemm_tile_c,
     .stream_rows = stream_rows_c,
 };

@@ -14,7 +14,9 @@
 
 /* sums of a matrix tile, in registers */
 #define GEMM_ROWS    8
-#define GEMM_VECTORS 2
+#define GEMM_VECTORS 3
+#define GEMM_DEPTH   256
+#define GEMM_IS_FAST 0
 
 typedef float32x4_t vec;
 

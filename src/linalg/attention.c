@@ -49,13 +49,28 @@ vtci_heads vtci_heads_of(const vtc_tensor *t)
     return heads;
 }
 
-static char *head_row(const vtci_heads *heads, size_t b, size_t h, size_t n)
+size_t vtci_head_leading_dim(const vtci_heads *heads)
 {
-    /* one batch item serves all */
-    const size_t batch = heads->n_batch > 1 ? b : 0;
+    const size_t ld = heads->row_stride / sizeof(float);
 
-    return heads->data + batch * heads->batch_stride + h * heads->head_stride +
-           n * heads->row_stride;
+    if (heads->dtype != VTC_F32)
+        return 0;
+    if (heads->n_rows <= 1)
+        return vtci_max(1, heads->n_cols);
+    return heads->row_stride % sizeof(float) == 0 && ld >= heads->n_cols && ld <= INT_MAX ? ld : 0;
+}
+
+void vtci_head_load(const vtci_heads *heads, size_t b, size_t h, size_t begin, size_t end,
+                    float *to)
+{
+    const size_t d = heads->n_cols;
+
+    for (size_t n = begin; n < end; n++, to += d) {
+        const float *row = vtci_load_row(vtci_head_row(heads, b, h, n), heads->dtype, d, to);
+
+        if (row != to)
+            memcpy(to, row, d * sizeof(*to));
+    }
 }
 
 /* ---- checks and scratch ---------------------------------------------------------------------- */
@@ -86,21 +101,9 @@ vtc_status vtci_attention_check(const vtci_call *call, const vtci_attention *a)
     return VTC_OK;
 }
 
-/* Leading dimension with which sgemm reads the rows of a head in place; 0: it cannot. */
-static size_t leading_dim(const vtci_heads *heads)
-{
-    const size_t ld = heads->row_stride / sizeof(float);
-
-    if (heads->dtype != VTC_F32)
-        return 0;
-    if (heads->n_rows <= 1)
-        return vtci_max(1, heads->n_cols);
-    return heads->row_stride % sizeof(float) == 0 && ld >= heads->n_cols && ld <= INT_MAX ? ld : 0;
-}
-
 static bool turns_keys(const vtci_attention *a)
 {
-    return a->q.n_rows > FEW_ROWS || leading_dim(&a->k) == 0;
+    return a->q.n_rows > FEW_ROWS || vtci_head_leading_dim(&a->k) == 0;
 }
 
 static size_t head_floats(const vtci_heads *heads)
@@ -117,7 +120,7 @@ void vtci_attention_lay_out(vtci_arena *arena, const vtci_call *call, vtci_atten
     a->keys = a->values = NULL;
     if (turns_keys(a))
         a->keys = vtci_take(arena, head_floats(&a->k), sizeof(*a->keys));
-    if (leading_dim(&a->v) == 0)
+    if (vtci_head_leading_dim(&a->v) == 0)
         a->values = vtci_take(arena, head_floats(&a->v), sizeof(*a->values));
     a->slices = vtci_take_slices(arena, call, vtci_mul(floats, sizeof(float)), &a->slice_stride);
 }
@@ -128,20 +131,6 @@ void vtci_attention_lay_out(vtci_arena *arena, const vtci_call *call, vtci_atten
 static float *slice_of(const vtci_attention *a, size_t worker)
 {
     return (float *)(void *)(a->slices + worker * a->slice_stride);
-}
-
-/* Rows begin .. end - 1 of a head as dense floats. */
-static void load_rows(const vtci_heads *heads, size_t b, size_t h, size_t begin, size_t end,
-                      float *to)
-{
-    const size_t d = heads->n_cols;
-
-    for (size_t n = begin; n < end; n++, to += d) {
-        const float *row = vtci_load_row(head_row(heads, b, h, n), heads->dtype, d, to);
-
-        if (row != to)
-            memcpy(to, row, d * sizeof(*to));
-    }
 }
 
 /* A block of rows of one K/V head. */
@@ -156,10 +145,10 @@ static void pack_block(void *job, size_t index, size_t worker)
     float *block = slice_of(a, worker);
 
     if (a->values != NULL && b < a->v.n_batch)
-        load_rows(&a->v, b, h, begin, begin + n, a->values + (head * n_keys + begin) * e);
+        vtci_head_load(&a->v, b, h, begin, begin + n, a->values + (head * n_keys + begin) * e);
     if (a->keys == NULL || b >= a->k.n_batch)
         return;
-    load_rows(&a->k, b, h, begin, begin + n, block);
+    vtci_head_load(&a->k, b, h, begin, begin + n, block);
     vtci_transpose(a->keys + head * d * n_keys + begin, n_keys, block, d, n, d);
 }
 
@@ -244,26 +233,26 @@ static void compute_logits(const vtci_attention *a, const struct block *at)
     const size_t n_keys = a->k.n_rows, d = a->k.n_cols, width = at->span.end - at->span.begin;
     const size_t b = a->k.n_batch > 1 ? at->b : 0;
 
-    load_rows(&a->q, at->b, at->h, at->begin, at->begin + at->n, at->rows);
+    vtci_head_load(&a->q, at->b, at->h, at->begin, at->begin + at->n, at->rows);
     if (a->keys != NULL)
         vtci_sgemm(a->call, false, at->n, width, d, at->rows, d,
                    a->keys + (b * a->k.n_heads + at->group) * d * n_keys + at->span.begin, n_keys,
                    at->p, width);
     else
         vtci_sgemm(a->call, true, at->n, width, d, at->rows, d,
-                   (const float *)(const void *)head_row(&a->k, b, at->group, at->span.begin),
-                   leading_dim(&a->k), at->p, width);
+                   (const float *)(const void *)vtci_head_row(&a->k, b, at->group, at->span.begin),
+                   vtci_head_leading_dim(&a->k), at->p, width);
 }
 
 static void combine_values(const vtci_attention *a, const struct block *at)
 {
     const size_t e = a->v.n_cols, width = at->span.end - at->span.begin;
     const size_t b = a->v.n_batch > 1 ? at->b : 0;
-    const size_t ld = a->values != NULL ? e : leading_dim(&a->v);
+    const size_t ld = a->values != NULL ? e : vtci_head_leading_dim(&a->v);
     const float *values =
         a->values != NULL
             ? a->values + ((b * a->v.n_heads + at->group) * a->v.n_rows + at->span.begin) * e
-            : (const float *)(const void *)head_row(&a->v, b, at->group, at->span.begin);
+            : (const float *)(const void *)vtci_head_row(&a->v, b, at->group, at->span.begin);
 
     vtci_sgemm(a->call, false, at->n, e, width, at->p, width, values, ld, at->rows, e);
 }
@@ -334,7 +323,7 @@ static void attend_block(void *job, size_t index, size_t worker)
         weigh_row(a, &at, m, at.p + m * (at.span.end - at.span.begin));
     combine_values(a, &at);
     for (size_t m = 0; m < at.n; m++)
-        vtci_store_row(head_row(&a->y, at.b, at.h, begin + m), a->y.dtype, a->y.n_cols,
+        vtci_store_row(vtci_head_row(&a->y, at.b, at.h, begin + m), a->y.dtype, a->y.n_cols,
                        at.rows + m * a->y.n_cols);
 }
 

@@ -23,6 +23,22 @@ vtci_heads vtci_heads_of_rows(const vtci_rows *rows, size_t n_heads);
 /* A checked view [H, N, d] or [B, H, N, d]. */
 vtci_heads vtci_heads_of(const vtc_tensor *t);
 
+static inline char *vtci_head_row(const vtci_heads *heads, size_t b, size_t h, size_t n)
+{
+    /* one batch item serves all */
+    const size_t batch = heads->n_batch > 1 ? b : 0;
+
+    return heads->data + batch * heads->batch_stride + h * heads->head_stride +
+           n * heads->row_stride;
+}
+
+/* Leading dimension with which sgemm reads the rows of a head in place; 0: it cannot. */
+size_t vtci_head_leading_dim(const vtci_heads *heads);
+
+/* Rows begin .. end - 1 of a head as dense floats. */
+void vtci_head_load(const vtci_heads *heads, size_t b, size_t h, size_t begin, size_t end,
+                    float *to);
+
 /* The output of a row that sees no key. */
 typedef enum vtci_blind_row {
     VTCI_BLIND_ZERO = 0, /* zeros                                                              */

@@ -1,8 +1,7 @@
 /*
  * gemm.h: matrix products. gemm.c is the one file that includes cblas.h.
  *
- * Tiles depend on the shape alone and each tile is one sgemm call, so the bits do not depend on the
- * number of workers.
+ * Tiles depend on the shape alone, so the bits do not depend on the number of workers.
  */
 #ifndef VTCI_GEMM_H
 #define VTCI_GEMM_H
@@ -32,7 +31,7 @@ typedef struct vtci_gemm {
     vtci_rows c; /* [M, N]           */
     bool trans_b;
 
-    /* B once more, packed; used in its place where there are few rows, and always when b is absent.
+    /* B once more, packed; used in its place where that is faster, and always when b is absent.
      * Needs trans_b and a B of one batch. NULL or all fields 0: not packed. */
     const vtci_packed *packed;
 
@@ -41,6 +40,7 @@ typedef struct vtci_gemm {
     vtci_rows residual; /* [M, N] apart from C */
 
     /* set by vtci_gemm_lay_out() and vtci_gemm_run() */
+    float *rows;  /* of A, packed   */
     char *slices; /* worker scratch */
     size_t slice_stride;
     float *wide_bias;
@@ -48,7 +48,11 @@ typedef struct vtci_gemm {
     const vtci_call *call;
 } vtci_gemm;
 
-/* Takes scratch where operands must be widened or C narrowed; F32 views are used in place. */
+/*
+ * Takes scratch: for the tile kernel the rows of A, 1024 at most, and less than 1 MiB for each
+ * worker; for sgemm as much as operands that must be widened or a C that is narrowed take, F32
+ * views being used in place.
+ */
 void vtci_gemm_lay_out(vtci_arena *arena, const vtci_call *call, vtci_gemm *g);
 void vtci_gemm_run(const vtci_call *call, vtci_gemm *g);
 

@@ -31,12 +31,11 @@ void vtci_packed_fill(const vtci_call *call, const vtci_packed *packed, const vt
 void vtci_packed_fill_part(const vtci_call *call, const vtci_packed *packed, size_t first,
                            const vtc_tensor *weight);
 
-/* Floats of scratch that a product of m rows needs in each worker. */
-size_t vtci_packed_floats(const vtci_packed *packed, size_t m);
+/* Rows `begin` on of the panel that begins with output `col`, in its own dtype. */
+const char *vtci_packed_at(const vtci_packed *packed, size_t col, size_t begin);
 
-/* C [m, n] = A [m, K] W^T over the n outputs from `first` on, a multiple of gemm_cols; dense rows
- * at lda and ldc. `tmp` has vtci_packed_floats(). */
-void vtci_packed_multiply(const vtci_packed *packed, size_t first, size_t n, size_t m,
-                          const float *a, size_t lda, float *c, size_t ldc, float *tmp);
+/* k of them as floats [k, gemm_cols]: in place, or widened into tmp. */
+const float *vtci_packed_piece(const vtci_packed *packed, size_t col, size_t begin, size_t k,
+                               float *tmp);
 
 #endif

@@ -15,7 +15,8 @@
  * makes of them is computed once for all items.
  *
  * Raw weights: each layer normalises the media with its own gain. Prepared F32 weights: the media
- * are normalised once, and one product makes keys and values of as many layers as fit GROUP_FLOATS.
+ * are normalised once, and one product makes the keys and values of all layers, unless an item has
+ * so many tokens that these would not fit FOLDED_FLOATS.
  *
  * Cost of an item and layer, in multiply-adds: 2 M D inner + 2 (N + M) D inner + 2 M (N + M) inner
  * + 2 M D F.
@@ -32,7 +33,7 @@
 
 /* Rows of a block's products: enough to use each weight well, few enough that the scratch of a
  * large batch stays small. */
-enum { BLOCK_LATENTS = 256, BLOCK_TOKENS = 2048, GROUP_FLOATS = 1 << 22, TASK_ROWS = 16 };
+enum { BLOCK_LATENTS = 256, BLOCK_TOKENS = 2048, FOLDED_FLOATS = 1 << 23, TASK_ROWS = 16 };
 
 struct media {
     char *data;
@@ -46,7 +47,9 @@ struct job {
     struct media x;
     vtc_tensor y; /* of rank 4 */
     size_t n_items, n_tokens;
-    size_t block_items, group; /* items, and layers of folded weights, that are done together */
+    size_t block_items; /* done together                                 */
+    bool folds;         /* keys and values of the media are made for all */
+    size_t group;       /* layers at once, and stand side by side        */
 
     float *media;    /* [items, N, D] normalised                                 */
     float *kv;       /* [items, N + M, group, 2 inner]                           */
@@ -132,21 +135,21 @@ static vtc_status check_counts(const vtci_call *call, const struct job *job)
     return VTC_OK;
 }
 
-/* How many items are done together, and how many layers' keys and values of theirs. */
+/* How many items are done together, and whether with the keys and values of all layers. */
 static void choose_block(struct job *job)
 {
     const vtci_perceiver *model = &job->model;
     const size_t by_latents = BLOCK_LATENTS / model->m;
     const size_t by_tokens = BLOCK_TOKENS / vtci_max(1, job->n_tokens);
-    const size_t items = vtci_max(1, vtci_min(by_latents, by_tokens));
-    size_t layer;
+    const size_t layer = vtci_mul(vtci_add(job->n_tokens, model->m), 2 * model->inner);
+    const size_t all = vtci_mul(layer, model->weights->n_layers);
+    size_t items = vtci_min(by_latents, by_tokens);
 
-    job->block_items = vtci_min(items, job->n_items);
-    layer =
-        vtci_mul(vtci_mul(job->block_items, vtci_add(job->n_tokens, model->m)), 2 * model->inner);
-    job->group = 1;
-    if (model->is_folded)
-        job->group = vtci_max(1, vtci_min(model->weights->n_layers, GROUP_FLOATS / layer));
+    job->folds = model->is_folded && all <= FOLDED_FLOATS;
+    job->group = job->folds ? model->weights->n_layers : 1;
+    if (job->folds)
+        items = vtci_min(items, FOLDED_FLOATS / all);
+    job->block_items = vtci_max(1, vtci_min(items, job->n_items));
 }
 
 static bool is_idle(const struct job *job)
@@ -203,7 +206,7 @@ static vtci_rows kv_rows(const struct block *at, size_t layer, size_t row, size_
     const struct job *job = at->job;
     const size_t ld = job->group * 2 * job->model.inner;
     const size_t per_item = (job->n_tokens + job->model.m) * ld;
-    const size_t begin = row * ld + layer % job->group * 2 * job->model.inner + col;
+    const size_t begin = row * ld + (job->folds ? layer : 0) * 2 * job->model.inner + col;
     const vtci_rows rows = { (char *)vtci_skip(job->kv, begin), VTC_F32,           at->n, n, width,
                              per_item * sizeof(float),          ld * sizeof(float) };
 
@@ -292,19 +295,19 @@ static vtci_rows media_rows(const struct block *at)
     return rows;
 }
 
-/* Keys and values of the media for a group of layers that begins with this one. */
-static void project_folded(struct block *at, vtci_steps *steps, size_t layer)
+/* Keys and values of the media for all layers. */
+static void project_folded(struct block *at, vtci_steps *steps)
 {
     const struct job *job = at->job;
     const vtci_perceiver *model = &job->model;
-    const size_t n_layers = vtci_min(job->group, model->weights->n_layers - layer);
-    const size_t per_layer = 2 * model->inner, width = n_layers * per_layer;
-    const vtc_tensor weight =
-        vtc_f32_2d(vtci_skip(model->folded, layer * per_layer * model->d), width, model->d);
-    vtci_gemm product = vtci_linear_product(media_rows(at), &weight, NULL,
-                                            kv_rows(at, layer, 0, job->n_tokens, 0, width));
+    const size_t width = job->group * 2 * model->inner;
+    vtci_gemm product = { .a = media_rows(at),
+                          .c = kv_rows(at, 0, 0, job->n_tokens, 0, width),
+                          .trans_b = true,
+                          .packed = &model->folded };
 
-    product.bias = vtci_float_rows(vtci_skip(model->folded_bias, layer * per_layer), 1, width);
+    normalize_media(at, steps, NULL);
+    product.bias = vtci_float_rows(model->folded_bias, 1, width);
     vtci_steps_gemm(steps, &product);
 }
 
@@ -315,11 +318,6 @@ static void project_media(struct block *at, vtci_steps *steps, size_t layer,
     const struct job *job = at->job;
     const vtc_perceiver_layer *weights = &job->model.weights->layers[layer];
 
-    if (job->model.is_folded) {
-        if (layer % job->group == 0)
-            project_folded(at, steps, layer);
-        return;
-    }
     normalize_media(at, steps, &weights->norm_media);
     vtci_steps_linear(steps, media_rows(at), &weights->to_kv, packed,
                       kv_rows(at, layer, 0, job->n_tokens, 0, 2 * job->model.inner));
@@ -404,7 +402,8 @@ static void run_layer(struct block *at, vtci_steps *steps, size_t layer,
     const size_t d = model->d;
     vtci_gemm out, up, down;
 
-    project_media(at, steps, layer, &packed->kv);
+    if (!job->folds)
+        project_media(at, steps, layer, &packed->kv);
     if (layer > 0)
         project_latents(at, steps, layer, packed);
     attend(at, steps, layer);
@@ -451,8 +450,8 @@ static void run_block(struct job *job, vtci_steps *steps, size_t first)
     struct block at = { job, first, vtci_min(job->block_items, job->n_items - first), NULL, NULL };
     vtci_arena layers = job->model.layers;
 
-    if (job->model.is_folded)
-        normalize_media(&at, steps, NULL);
+    if (job->folds)
+        project_folded(&at, steps);
     vtci_steps_tasks(steps, job->model.m, set_latent, &at);
     for (size_t i = 0; i < job->model.weights->n_layers; i++) {
         vtci_perceiver_packed packed = { 0 };

@@ -210,11 +210,12 @@ void vtci_perceiver_take_prepared(vtci_arena *arena, vtci_perceiver *model)
 {
     const size_t n_layers = model->weights->n_layers;
     const size_t rows = vtci_mul(n_layers, 2 * model->inner);
+    const vtc_tensor folded = vtc_f32_2d(NULL, rows, model->d);
 
     vtci_perceiver_take_first(arena, model);
     model->is_folded = folds(model);
     if (model->is_folded) {
-        model->folded = vtci_take(arena, vtci_mul(rows, model->d), sizeof(float));
+        model->folded = vtci_packed_take(arena, &folded);
         model->folded_bias = vtci_take(arena, rows, sizeof(float));
     }
     model->is_prepared = true;

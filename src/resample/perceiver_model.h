@@ -24,7 +24,8 @@ typedef struct vtci_perceiver {
     /* All to_kv with the gains of norm_media, [layers, 2 inner, D], and what its biases come to,
      * [layers, 2 inner]. */
     bool is_folded;
-    float *folded, *folded_bias;
+    vtci_packed folded;
+    float *folded_bias;
     vtci_arena layers; /* where the layers' packed weights begin */
 } vtci_perceiver;
 

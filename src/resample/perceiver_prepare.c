@@ -18,6 +18,7 @@ struct preparation {
     vtci_perceiver model;
     float *u;    /* [M, D]                                */
     float *norm; /* [2, D] gain and bias of a layer, wide */
+    float *fold; /* [2 inner, D] to_kv of a layer with them */
 };
 
 static vtc_status open_preparation(const vtci_call *call, const vtc_perceiver_params *params,
@@ -31,6 +32,7 @@ static void make_first(struct preparation *p, vtci_steps *steps)
 {
     p->u = vtci_take(&steps->arena, vtci_mul(p->model.m, p->model.d), sizeof(float));
     p->norm = vtci_take(&steps->arena, vtci_mul(2, p->model.d), sizeof(float));
+    p->fold = vtci_take(&steps->arena, vtci_mul(2 * p->model.inner, p->model.d), sizeof(float));
     vtci_perceiver_make_first(&p->model, steps, p->u);
 }
 
@@ -68,14 +70,16 @@ static void fold_layer(const vtci_call *call, const struct preparation *p, size_
     const vtc_perceiver_layer *weights = &model->weights->layers[layer];
     const vtc_norm *norm = &weights->norm_media;
     const size_t d = model->d, rows = 2 * model->inner;
+    const vtc_tensor folded = vtc_f32_2d(p->fold, rows, d);
     struct fold f = { .kernels = vtci_kernels_get(), .to_kv = vtci_rows_of(&weights->to_kv) };
 
     f.gain = vtci_load_row(norm->weight.data, norm->weight.dtype, d, p->norm);
     if (!vtc_tensor_is_absent(&norm->bias))
         f.bias = vtci_load_row(norm->bias.data, norm->bias.dtype, d, p->norm + d);
-    f.to = model->folded + layer * rows * d;
+    f.to = p->fold;
     f.to_bias = model->folded_bias + layer * rows;
     vtci_parallel(call, rows, fold_row, &f);
+    vtci_packed_fill_part(call, &model->folded, layer * rows, &folded);
 }
 
 static void pack_layer(const vtci_call *call, const vtci_perceiver_packed *packed,

@@ -37,11 +37,22 @@ static bool variant_matches(const char *pattern, const char *variant)
 
 static const method *find_method(const test_case *c)
 {
+    /* clang-format off: one to a line */
     static const method *const families[] = {
-        fuse_methods,     hyper_attention_methods, idefics2_methods, pooling_methods,
-        project_methods,  project_conv_methods,    prune_methods,    qformer_methods,
-        resample_methods, shuffle_methods,         vlora_methods
+        fuse_methods,
+        hyper_attention_methods,
+        idefics2_methods,
+        pooling_methods,
+        project_conv_methods,
+        project_methods,
+        prune_methods,
+        qformer_methods,
+        resample_methods,
+        resampler_methods,
+        shuffle_methods,
+        vlora_methods,
     };
+    /* clang-format on */
 
     for (size_t f = 0; f < sizeof(families) / sizeof(*families); f++)
         for (const method *m = families[f]; m->name != NULL; m++)

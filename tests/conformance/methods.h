@@ -20,6 +20,7 @@ extern const method project_methods[];
 extern const method project_conv_methods[];
 extern const method prune_methods[];
 extern const method qformer_methods[];
+extern const method resampler_methods[];
 extern const method resample_methods[];
 extern const method shuffle_methods[];
 extern const method vlora_methods[];

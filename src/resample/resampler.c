@@ -1,0 +1,561 @@
+/*
+ * The resamplers of Qwen-VL and MiniCPM-V.
+ *
+ *   v = LN(kv_proj x)      k = v + P_k      q = LN(query) + P_q
+ *   a = softmax(Q_h K_h^T / sqrt(d)) V_h    for each head, over all patches of an image or group
+ *   tokens = LN(Wo a + bo) proj
+ *
+ * The keys' bias adds the same to all scores of a query and is left out; the values' bias passes
+ * through the softmax and is added to what the queries gather. Cheaper order, exact as well:
+ *
+ *   Q_h K_h^T = (Q_h Wk_h) k^T             the first factor does not depend on the image
+ *   softmax(.) V_h = (softmax(.) v) Wv_h^T
+ *
+ * so heads attend to k and v themselves, which all of them share. Sources: vtc/resampler.h.
+ */
+#include "resampler.h"
+
+#include "../kernels/kernels.h"
+#include "../linalg/rows.h"
+
+#include <math.h>
+#include <string.h>
+
+/* Rows that the last two products take at a time: those of a few images. */
+enum { TAIL_ROWS = 512 };
+
+struct job {
+    vtci_resampler m;
+    vtci_resampler_object object;
+    vtc_resampler_images images;
+    vtci_steps steps;
+    vtci_rows x, y;
+    size_t n_groups, n_keys; /* n_keys: patches of the largest group      */
+    size_t side;             /* the longest side of a grid                */
+    size_t n_tail;           /* groups whose last products are one        */
+
+    vtci_resampler_queries b;
+    float *queries;   /* vtci_resampler_query_floats()                             */
+    float *values;    /* [n_keys, D] v                                             */
+    float *keys;      /* [n_keys, D] v + P                                         */
+    float *table;     /* positions                                                 */
+    float *projected; /* [2, n_keys, D] K and V, in the direct order               */
+    float *gathered;  /* [H, M, D] softmax(.) v, in the cheaper order              */
+    float *mix;       /* [n_tail, M, D]                                            */
+    float *out;       /* [n_tail, M, D]                                            */
+    float *v_bias;    /* [D]                                                       */
+};
+
+/* ---- images ------------------------------------------------------------------------------------
+ */
+
+struct grid {
+    size_t rows, cols;
+};
+
+static struct grid grid_of(const struct job *job, size_t b)
+{
+    const int32_t *grids = job->images.grids;
+    const size_t side = (size_t)lrint(sqrt((double)job->x.n_rows));
+    const struct grid square = { side, side };
+
+    if (grids == NULL)
+        return square;
+    return (struct grid){ (size_t)grids[2 * b], (size_t)grids[2 * b + 1] };
+}
+
+static size_t group_size(const struct job *job, size_t g)
+{
+    return job->images.group_sizes == NULL ? 1 : (size_t)job->images.group_sizes[g];
+}
+
+static int32_t frame_of(const struct job *job, size_t b)
+{
+    return job->images.frame_ids == NULL ? -1 : job->images.frame_ids[b];
+}
+
+static vtc_status check_square(const struct job *job)
+{
+    const size_t n = job->x.n_rows, side = (size_t)lrint(sqrt((double)n));
+
+    VTCI_REQUIRE(job->m.call, side * side == n && (n != 0 || job->x.n_batch == 0), VTC_ERR_SHAPE,
+                 "x has %zu patches, no square; give the grids", n);
+    return VTC_OK;
+}
+
+static vtc_status check_grids(struct job *job)
+{
+    const vtci_call *call = job->m.call;
+    const int32_t *grids = job->images.grids;
+
+    if (grids == NULL)
+        VTCI_TRY(check_square(job));
+    for (size_t b = 0; b < job->x.n_batch; b++) {
+        const struct grid grid = grid_of(job, b);
+
+        VTCI_REQUIRE(call, grids == NULL || (grids[2 * b] >= 1 && grids[2 * b + 1] >= 1),
+                     VTC_ERR_RANGE, "image %zu has a grid of %dx%d", b, (int)grids[2 * b],
+                     (int)grids[2 * b + 1]);
+        VTCI_REQUIRE(call, vtci_mul(grid.rows, grid.cols) <= job->x.n_rows, VTC_ERR_SHAPE,
+                     "image %zu has a grid of %zux%zu, x has %zu patches", b, grid.rows, grid.cols,
+                     job->x.n_rows);
+        VTCI_REQUIRE(call, job->m.params.variant != VTC_RESAMPLER_QWEN_VL || grid.rows == grid.cols,
+                     VTC_ERR_SHAPE, "image %zu has a grid of %zux%zu, Qwen-VL reads squares", b,
+                     grid.rows, grid.cols);
+        job->side = vtci_max(job->side, vtci_max(grid.rows, grid.cols));
+    }
+    return VTC_OK;
+}
+
+static vtc_status check_frames(const struct job *job)
+{
+    const int32_t *ids = job->images.frame_ids;
+
+    VTCI_REQUIRE(job->m.call, ids == NULL || job->m.params.variant == VTC_RESAMPLER_MINICPMV,
+                 VTC_ERR_UNSUPPORTED, "only MiniCPM-V from 2.5 on knows frames");
+    for (size_t b = 0; ids != NULL && b < job->x.n_batch; b++)
+        VTCI_REQUIRE(job->m.call, ids[b] >= -1, VTC_ERR_RANGE, "frame id %zu is %d", b,
+                     (int)ids[b]);
+    return VTC_OK;
+}
+
+/* Sets the number of groups and the keys of the largest. */
+static vtc_status check_groups(struct job *job)
+{
+    const vtci_call *call = job->m.call;
+    const vtc_resampler_images *images = &job->images;
+    size_t b = 0;
+
+    job->n_groups = images->group_sizes == NULL ? job->x.n_batch : images->n_groups;
+    for (size_t g = 0; g < job->n_groups; g++) {
+        size_t n = 0, end;
+
+        VTCI_REQUIRE(call, images->group_sizes == NULL || images->group_sizes[g] >= 1,
+                     VTC_ERR_RANGE, "group %zu has %d images", g, (int)images->group_sizes[g]);
+        end = vtci_add(b, group_size(job, g));
+        VTCI_REQUIRE(call, end <= job->x.n_batch, VTC_ERR_SHAPE,
+                     "groups hold more than the %zu images of x", job->x.n_batch);
+        for (; b < end; b++)
+            n = vtci_add(n, grid_of(job, b).rows * grid_of(job, b).cols);
+        job->n_keys = vtci_max(job->n_keys, n);
+    }
+    VTCI_REQUIRE(call, b == job->x.n_batch, VTC_ERR_SHAPE, "groups hold %zu images, x has %zu", b,
+                 job->x.n_batch);
+    return VTC_OK;
+}
+
+/* ---- scratch -----------------------------------------------------------------------------------
+ */
+
+static float *take_floats(vtci_arena *arena, size_t n_rows, size_t n_cols)
+{
+    return vtci_take(arena, vtci_mul(n_rows, n_cols), sizeof(float));
+}
+
+static void lay_out(vtci_arena *arena, struct job *job)
+{
+    const vtci_resampler *m = &job->m;
+    const size_t n = job->n_keys, d = m->d, rows = vtci_mul(job->n_tail, m->n_queries);
+
+    job->queries = job->object.queries;
+    if (!job->object.given) {
+        vtci_resampler_lay_out_queries(arena, m, &job->b);
+        job->queries = take_floats(arena, vtci_resampler_query_floats(m), 1);
+    }
+    job->values = take_floats(arena, n, d);
+    job->keys = take_floats(arena, n, d);
+    job->table = take_floats(arena, vtci_resampler_table_floats(m, job->side), 1);
+    job->projected = m->cheap ? NULL : take_floats(arena, vtci_mul(2, n), d);
+    job->gathered = m->cheap ? take_floats(arena, vtci_mul(m->n_heads, m->n_queries), d) : NULL;
+    job->mix = take_floats(arena, rows, d);
+    job->out = take_floats(arena, rows, d);
+    job->v_bias = take_floats(arena, 1, d);
+}
+
+/* ---- one group ---------------------------------------------------------------------------------
+ */
+
+static float *at_row(float *data, size_t row, size_t n_cols)
+{
+    return data == NULL ? NULL : data + row * n_cols;
+}
+
+/* Rows of image b in front of its padding. */
+static vtci_rows patches_of(const struct job *job, size_t b, size_t n)
+{
+    vtci_rows rows = job->x;
+
+    if (rows.data != NULL)
+        rows.data += b * rows.batch_stride;
+    rows.n_batch = 1;
+    rows.n_rows = n;
+    return rows;
+}
+
+/* v and k of one image, from row `first` of the group's on. */
+static void read_image(struct job *job, size_t b, size_t first)
+{
+    const vtci_resampler *m = &job->m;
+    const struct grid grid = grid_of(job, b);
+    const size_t n = grid.rows * grid.cols;
+    const vtci_rows x = patches_of(job, b, n);
+    const vtci_rows v = vtci_resampler_rows(at_row(job->values, first, m->d), 1, n, m->d);
+    const bool projects = !vtc_tensor_is_absent(&m->w->kv_proj.weight);
+    vtci_norm norm = { .x = projects ? v : x, .y = v, .kind = VTC_NORM_LAYER };
+    const vtci_resampler_positions positions = { m,
+                                                 grid.rows,
+                                                 grid.cols,
+                                                 frame_of(job, b),
+                                                 job->table,
+                                                 (const float *)(const void *)v.data,
+                                                 at_row(job->keys, first, m->d) };
+
+    if (projects) {
+        vtci_gemm g = { .a = x, .b = vtci_rows_of(&m->w->kv_proj.weight), .c = v };
+
+        g.trans_b = true;
+        if (!vtc_tensor_is_absent(&m->w->kv_proj.bias))
+            g.bias = vtci_rows_of(&m->w->kv_proj.bias);
+        vtci_steps_gemm(&job->steps, &g);
+    }
+    norm.norm = &m->w->ln_kv;
+    norm.eps = m->params.eps;
+    vtci_steps_norm(&job->steps, &norm);
+    if (!job->steps.measure)
+        vtci_resampler_add_positions(&positions);
+}
+
+static void project(struct job *job, const vtc_linear *layer, bool with_bias, float *from, size_t n,
+                    float *to)
+{
+    const size_t d = job->m.d;
+    vtci_gemm g = { .a = vtci_resampler_rows(from, 1, n, d), .b = vtci_rows_of(&layer->weight) };
+
+    g.c = vtci_resampler_rows(to, 1, n, d);
+    g.trans_b = true;
+    if (with_bias && !vtc_tensor_is_absent(&layer->bias))
+        g.bias = vtci_rows_of(&layer->bias);
+    vtci_steps_gemm(&job->steps, &g);
+}
+
+/* Every head reads its part of projected keys and values. */
+static void attend_directly(struct job *job, size_t n, float *mix)
+{
+    const vtci_resampler *m = &job->m;
+    float *keys = job->projected, *values = at_row(job->projected, n, m->d);
+    const vtci_rows q = vtci_resampler_rows(job->queries, 1, m->n_queries, m->d);
+    const vtci_rows k = vtci_resampler_rows(keys, 1, n, m->d);
+    const vtci_rows v = vtci_resampler_rows(values, 1, n, m->d);
+    const vtci_rows y = vtci_resampler_rows(mix, 1, m->n_queries, m->d);
+    vtci_attention a = { .q = vtci_heads_of_rows(&q, m->n_heads) };
+
+    project(job, &m->k, false, job->keys, n, keys);
+    project(job, &m->v, true, job->values, n, values);
+    a.k = vtci_heads_of_rows(&k, m->n_heads);
+    a.v = vtci_heads_of_rows(&v, m->n_heads);
+    a.y = vtci_heads_of_rows(&y, m->n_heads);
+    a.scale = 1.0f / sqrtf((float)m->width);
+    vtci_steps_attention(&job->steps, &a);
+}
+
+/* [n_heads, n_rows, D] dense as heads that are D wide. */
+static vtci_heads wide_heads(float *data, size_t n_heads, size_t n_rows, size_t d)
+{
+    const size_t row = d * sizeof(*data);
+    const vtci_heads heads = { (char *)data, VTC_F32, 1, n_heads, n_rows, d, 0, n_rows * row, row };
+
+    return heads;
+}
+
+/* What head h gathered, through its rows of Wv, into its columns of the mix. */
+static void project_gathered(struct job *job, float *mix)
+{
+    const vtci_resampler *m = &job->m;
+    vtci_gemm g = { .b = vtci_rows_of(&m->v.weight), .trans_b = true };
+
+    g.a = vtci_resampler_rows(job->gathered, m->n_heads, m->n_queries, m->d);
+    g.b.n_batch = m->n_heads;
+    g.b.n_rows = m->width;
+    g.b.batch_stride = m->width * g.b.row_stride;
+    g.c = vtci_resampler_rows(mix, 1, m->n_queries, m->d);
+    g.c.n_batch = m->n_heads;
+    g.c.n_cols = m->width;
+    g.c.batch_stride = m->width * sizeof(float);
+    vtci_steps_gemm(&job->steps, &g);
+}
+
+/* All heads read the same k and v, which were never projected. */
+static void attend_cheaply(struct job *job, size_t n, float *mix)
+{
+    const vtci_resampler *m = &job->m;
+    vtci_attention a = { .q = wide_heads(job->queries, m->n_heads, m->n_queries, m->d) };
+
+    a.k = wide_heads(job->keys, 1, n, m->d);
+    a.v = wide_heads(job->values, 1, n, m->d);
+    a.y = wide_heads(job->gathered, m->n_heads, m->n_queries, m->d);
+    a.scale = 1.0f / sqrtf((float)m->width);
+    vtci_steps_attention(&job->steps, &a);
+    project_gathered(job, mix);
+    for (size_t r = 0; !job->steps.measure && r < m->n_queries; r++)
+        vtci_kernels_get()->add(mix + r * m->d, mix + r * m->d, job->v_bias, m->d);
+}
+
+/* Group g, whose first image is b. */
+static void run_group(struct job *job, size_t g, size_t b, float *mix)
+{
+    size_t n = 0;
+
+    for (size_t i = 0; i < group_size(job, g); i++) {
+        const struct grid grid = grid_of(job, b + i);
+
+        read_image(job, b + i, n);
+        n += grid.rows * grid.cols;
+    }
+    if (job->m.cheap)
+        attend_cheaply(job, n, mix);
+    else
+        attend_directly(job, n, mix);
+}
+
+/* ---- the last products -------------------------------------------------------------------------
+ */
+
+/* Groups first .. first + n - 1 of the tokens. */
+static vtci_rows tokens_of(const struct job *job, size_t first, size_t n)
+{
+    vtci_rows rows = job->y;
+
+    if (rows.data != NULL)
+        rows.data += first * rows.batch_stride;
+    rows.n_batch = n;
+    return rows;
+}
+
+/* The same as one matrix, if all rows have a common stride. */
+static bool as_matrix(vtci_rows *rows)
+{
+    if (rows->n_batch != 1 && rows->batch_stride != rows->n_rows * rows->row_stride)
+        return false;
+    rows->n_rows *= rows->n_batch;
+    rows->n_batch = 1;
+    return true;
+}
+
+struct storing {
+    vtci_rows to;
+    const float *from;
+};
+
+static void store_row(void *job, size_t index, size_t worker)
+{
+    const struct storing *s = job;
+    const vtci_rows *to = &s->to;
+
+    (void)worker;
+    vtci_store_row(vtci_row(to, index / to->n_rows, index % to->n_rows), to->dtype, to->n_cols,
+                   s->from + index * to->n_cols);
+}
+
+/* out proj: one product whatever the strides of the tokens, so that they do not show in the bits.
+ */
+static void multiply_last(struct job *job, const vtci_rows *out, size_t first, size_t n)
+{
+    struct storing storing = { tokens_of(job, first, n), job->mix };
+    vtci_gemm g = { .a = *out, .b = vtci_rows_of(&job->m.w->proj), .c = storing.to };
+
+    if (as_matrix(&g.c)) {
+        vtci_steps_gemm(&job->steps, &g);
+        return;
+    }
+    g.c = vtci_resampler_rows(job->mix, 1, out->n_rows, job->m.d);
+    vtci_steps_gemm(&job->steps, &g);
+    if (!job->steps.measure)
+        vtci_parallel(job->m.call, out->n_rows, store_row, &storing);
+}
+
+static void finish(struct job *job, size_t first, size_t n)
+{
+    const vtci_resampler *m = &job->m;
+    const size_t n_rows = n * m->n_queries;
+    const vtci_rows mix = vtci_resampler_rows(job->mix, 1, n_rows, m->d);
+    const vtci_rows out = vtci_resampler_rows(job->out, 1, n_rows, m->d);
+    vtci_norm norm = { .x = out, .y = out, .kind = VTC_NORM_LAYER, .norm = &m->w->ln_post };
+    vtci_gemm g = { .a = mix, .b = vtci_rows_of(&m->w->out_proj.weight), .c = out };
+
+    g.trans_b = true;
+    g.packed = job->object.given ? &job->object.out_proj : NULL;
+    if (!vtc_tensor_is_absent(&m->w->out_proj.bias))
+        g.bias = vtci_rows_of(&m->w->out_proj.bias);
+    vtci_steps_gemm(&job->steps, &g);
+    norm.eps = m->params.eps;
+    vtci_steps_norm(&job->steps, &norm);
+    multiply_last(job, &out, first, n);
+}
+
+static void load_value_bias(struct job *job)
+{
+    const vtc_tensor *bias = &job->m.v.bias;
+    const size_t bytes = job->m.d * sizeof(float);
+    const float *row;
+
+    if (job->steps.measure)
+        return;
+    memset(job->v_bias, 0, bytes);
+    if (vtc_tensor_is_absent(bias))
+        return;
+    row = vtci_load_row(bias->data, bias->dtype, job->m.d, job->v_bias);
+    if (row != job->v_bias)
+        memcpy(job->v_bias, row, bytes);
+}
+
+static void walk(struct job *job)
+{
+    const vtci_resampler *m = &job->m;
+    size_t b = 0;
+
+    if (job->n_groups == 0 || m->n_queries == 0)
+        return;
+    load_value_bias(job);
+    if (!job->object.given)
+        vtci_resampler_compute_queries(m, &job->steps, &job->b, job->queries);
+    for (size_t g = 0; g < job->n_groups; g++) {
+        const size_t at = g % job->n_tail;
+
+        run_group(job, g, b, at_row(job->mix, at * m->n_queries, m->d));
+        b += group_size(job, g);
+        if (at + 1 == job->n_tail || g + 1 == job->n_groups)
+            finish(job, g - at, at + 1);
+    }
+}
+
+/* ---- calls -------------------------------------------------------------------------------------
+ */
+
+static vtc_status read_images(const vtci_call *call, const vtc_resampler_images *from,
+                              vtc_resampler_images *images)
+{
+    static const vtc_resampler_images none = VTC_RESAMPLER_IMAGES_INIT;
+
+    *images = none;
+    return vtci_params_read(call, images, sizeof(*images), from);
+}
+
+static vtc_status check_tokens(const struct job *job, const vtc_tensor *x, const vtc_tensor *tokens)
+{
+    const vtci_call *call = job->m.call;
+
+    VTCI_REQUIRE(call, job->x.n_cols == job->m.n_vision, VTC_ERR_SHAPE,
+                 "x has %zu channels, the weights take %zu", job->x.n_cols, job->m.n_vision);
+    VTCI_REQUIRE(call, x->rank == tokens->rank, VTC_ERR_SHAPE, "x has rank %d, tokens has rank %d",
+                 x->rank, tokens->rank);
+    VTCI_REQUIRE(call,
+                 job->y.n_batch == job->n_groups && job->y.n_rows == job->m.n_queries &&
+                     job->y.n_cols == job->m.d,
+                 VTC_ERR_SHAPE, "tokens is %zux%zux%zu, %zux%zux%zu is needed", job->y.n_batch,
+                 job->y.n_rows, job->y.n_cols, job->n_groups, job->m.n_queries, job->m.d);
+    VTCI_TRY(vtci_check_gemm(call, job->n_keys, job->m.d, job->m.n_vision));
+    return vtci_check_apart(call, "tokens", tokens, "x", x);
+}
+
+static vtc_status open_job(const vtci_call *call, const vtc_resampler_params *params,
+                           const vtc_resampler_weights *weights, const vtc_prepared *prepared,
+                           const vtc_tensor *x, const vtc_resampler_images *images,
+                           const vtc_tensor *tokens, struct job *job)
+{
+    memset(job, 0, sizeof(*job));
+    VTCI_TRY(vtci_check_tensor(call, "x", x, VTCI_FLOATS, 2, 3, VTCI_IN));
+    VTCI_TRY(vtci_check_tensor(call, "tokens", tokens, VTCI_FLOATS, 2, 3, VTCI_OUT));
+    VTCI_TRY(vtci_resampler_open(call, params, weights, tokens, &job->m));
+    VTCI_TRY(vtci_resampler_open_object(&job->m, prepared, &job->object));
+    VTCI_TRY(read_images(call, images, &job->images));
+    job->x = vtci_rows_of(x);
+    job->y = vtci_rows_of(tokens);
+    VTCI_TRY(check_grids(job));
+    VTCI_TRY(check_frames(job));
+    VTCI_TRY(check_groups(job));
+    VTCI_TRY(check_tokens(job, x, tokens));
+    VTCI_REQUIRE(call,
+                 call->query || prepared == NULL ||
+                     !vtci_ranges_meet(tokens->data, vtci_span_bytes(tokens), prepared->data,
+                                       prepared->bytes),
+                 VTC_ERR_OVERLAP, "tokens overlaps the prepared object");
+    job->n_tail = vtci_min(vtci_max(1, job->n_groups),
+                           vtci_max(1, TAIL_ROWS / vtci_max(1, job->m.n_queries)));
+    return VTC_OK;
+}
+
+static vtci_arena measure(struct job *job)
+{
+    job->steps = vtci_steps_measure(job->m.call);
+    lay_out(&job->steps.arena, job);
+    walk(job);
+    return vtci_steps_used(&job->steps);
+}
+
+vtc_status vtc_resampler_scratch(const vtc_resampler_params *params,
+                                 const vtc_resampler_weights *weights, const vtc_prepared *prepared,
+                                 const vtc_tensor *x, const vtc_resampler_images *images,
+                                 const vtc_tensor *tokens, const vtc_exec *exec, size_t *bytes)
+{
+    struct job job;
+    vtci_arena used;
+    vtci_call call;
+
+    VTCI_TRY(vtci_begin_query(&call, "vtc_resampler_scratch", exec, bytes));
+    VTCI_TRY(open_job(&call, params, weights, prepared, x, images, tokens, &job));
+    used = measure(&job);
+    return vtci_end_query(&call, &used, bytes);
+}
+
+vtc_status vtc_resampler(const vtc_resampler_params *params, const vtc_resampler_weights *weights,
+                         const vtc_prepared *prepared, const vtc_tensor *x,
+                         const vtc_resampler_images *images, vtc_tensor *tokens,
+                         const vtc_exec *exec)
+{
+    struct job job;
+    vtci_arena used;
+    vtci_call call;
+
+    VTCI_TRY(vtci_begin(&call, "vtc_resampler", exec));
+    VTCI_TRY(open_job(&call, params, weights, prepared, x, images, tokens, &job));
+    used = measure(&job);
+    VTCI_TRY(vtci_arena_check(&call, &used));
+    job.steps = vtci_steps_in(&call);
+    lay_out(&job.steps.arena, &job);
+    walk(&job);
+    return VTC_OK;
+}
+
+/* ---- cost --------------------------------------------------------------------------------------
+ */
+
+static double elements(const vtc_tensor *t)
+{
+    return vtc_tensor_is_absent(t) ? 0.0 : (double)vtci_count(t);
+}
+
+vtc_status vtc_resampler_cost(const vtc_resampler_params *params,
+                              const vtc_resampler_weights *weights, size_t n_batch,
+                              size_t n_patches, vtc_model_cost *cost, const vtc_exec *exec)
+{
+    const double n = (double)n_patches;
+    vtci_resampler m;
+    vtci_call call;
+
+    VTCI_TRY(vtci_begin(&call, "vtc_resampler_cost", exec));
+    call.query = true;
+    VTCI_REQUIRE_PTR(&call, cost);
+    VTCI_TRY(vtci_resampler_open(&call, params, weights, NULL, &m));
+
+    const double d = (double)m.d, q = (double)m.n_queries, h = (double)m.n_heads;
+    const double patches = n * elements(&weights->kv_proj.weight);
+    const double attention =
+        m.cheap ? 2.0 * h * q * n * d + q * d * d : 2.0 * n * d * d + 2.0 * q * n * d;
+
+    cost->parameters = elements(&weights->query) + elements(&weights->kv_proj.weight) +
+                       4.0 * d * d + elements(&weights->proj) + 10.0 * d;
+    if (m.params.variant != VTC_RESAMPLER_MINICPMV)
+        cost->parameters += elements(&weights->pos_embed);
+    cost->multiply_adds = (double)n_batch * (patches + attention + 2.0 * q * d * d);
+    return VTC_OK;
+}

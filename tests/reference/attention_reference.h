@@ -1,0 +1,21 @@
+/* attention_reference.h: attention in doubles, as a whole array, and what is read off it. */
+#ifndef VTC_TESTS_ATTENTION_REFERENCE_H
+#define VTC_TESTS_ATTENTION_REFERENCE_H
+
+#include <stddef.h>
+
+typedef struct attention_shape {
+    size_t n_heads, n_key_heads, n_rows, n_keys, d;
+} attention_shape;
+
+/*
+ * weights [H, M, N], to be freed: softmax of scale q k^T where row m sees its first seen[m] keys.
+ * q [H, M, d], k [G, N, d]. lse [H, M] or NULL: the logarithm of each row's sum of exponentials.
+ */
+double *attention_reference(const attention_shape *shape, const double *q, const double *k,
+                            double scale, const size_t *seen, double *lse);
+
+/* mean [M, N], to be freed: over heads. */
+double *attention_reference_head_mean(const attention_shape *shape, const double *weights);
+
+#endif
