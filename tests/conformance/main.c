@@ -42,6 +42,7 @@ static const method *find_method(const test_case *c)
         ficoco_methods,
         fuse_methods,
         guided_methods,
+        hyper_attention_methods,
         idefics2_methods,
         mustdrop_methods,
         pooling_methods,
@@ -53,6 +54,7 @@ static const method *find_method(const test_case *c)
         resampler_methods,
         sample_methods,
         shuffle_methods,
+        vlora_methods,
     };
     /* clang-format on */
 

@@ -15,6 +15,7 @@ typedef struct method {
 extern const method mustdrop_methods[];
 extern const method ficoco_methods[];
 extern const method fuse_methods[];
+extern const method hyper_attention_methods[];
 extern const method idefics2_methods[];
 extern const method guided_methods[];
 extern const method pooling_methods[];
@@ -26,5 +27,6 @@ extern const method resampler_methods[];
 extern const method resample_methods[];
 extern const method sample_methods[];
 extern const method shuffle_methods[];
+extern const method vlora_methods[];
 
 #endif
