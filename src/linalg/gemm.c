@@ -138,7 +138,8 @@ static bool is_present(const vtci_rows *rows)
 
 static bool is_packed(const vtci_gemm *g)
 {
-    return g->packed != NULL && g->packed->panels != NULL;
+    /* a query may know their layout alone */
+    return g->packed != NULL && g->packed->dtype != (vtc_dtype)0;
 }
 
 static bool uses_panels(const vtci_call *call, const vtci_gemm *g)

@@ -32,7 +32,7 @@ typedef struct vtci_gemm {
     bool trans_b;
 
     /* B once more, packed; used in its place where that is faster. Needs trans_b and a B of one
-     * batch. NULL or without panels: not packed. */
+     * batch. NULL or all fields 0: not packed. */
     const vtci_packed *packed;
 
     vtci_rows bias; /* [1, N] added to every row */
