@@ -114,5 +114,6 @@ extern const bench_case bench_resample_cases[];
 extern const bench_case bench_shuffle_cases[];
 extern const bench_case bench_vlora_cases[];
 extern const bench_case bench_kernel_cases[];
+extern const bench_case bench_linalg_cases[];
 
 #endif

@@ -14,6 +14,7 @@ static const bench_case *const families[] = {
     bench_fuse_cases,
     bench_guided_cases,
     bench_hyper_attention_cases,
+    bench_linalg_cases,
     bench_mustdrop_cases,
     bench_plan_cases,
     bench_pool_cases,

@@ -1,15 +1,17 @@
 /*
- * Multi-head attention in blocks of query rows.
+ * Multi-head attention in blocks of query rows, by the tile kernel.
  *
- * Keys are turned once for every K/V head, because sgemm reads them faster that way, and values are
- * widened where they are not floats already. Then each task takes 64 query rows of a head: their
- * logits stay in the second-level cache between the two products. A block computes the columns that
- * any of its rows sees.
+ * A task has one K/V head, whose keys it turns into panels and whose values it widens unless they
+ * are floats: both stay in the second-level cache for all the query rows that share the head. Then
+ * it takes 64 of those at a time; their logits stay there between the two products. A block
+ * computes the columns that any of its rows sees. Where hardly any rows share a head, keys and
+ * values are read once by dot products and weighted sums.
  */
 #include "attention.h"
 
 #include "../kernels/kernels.h"
 #include "gemm.h"
+#include "panels.h"
 #include "rows.h"
 #include "transpose.h"
 
@@ -17,8 +19,9 @@
 #include <math.h>
 #include <string.h>
 
-/* Below FEW_ROWS query rows a turned key would hardly be used. */
-enum { BLOCK = 64, FEW_ROWS = 8 };
+/* Up to FEW_ROWS query rows a turned key would hardly be used. Heads are cut into chunks of rows to
+ * make TASKS tasks. */
+enum { BLOCK = 64, FEW_ROWS = 3, TASKS = 8 };
 
 vtci_heads vtci_heads_of_rows(const vtci_rows *rows, size_t n_heads)
 {
@@ -101,55 +104,66 @@ vtc_status vtci_attention_check(const vtci_call *call, const vtci_attention *a)
     return VTC_OK;
 }
 
-static bool turns_keys(const vtci_attention *a)
+/* ---- shapes and scratch ------------------------------------------------------------------------
+ */
+
+/* Query heads that share a K/V head; a block has rows of `heads` of them. */
+struct shape {
+    size_t sharing, heads, rows; /* of a block: heads x rows                     */
+    size_t n_blocks, n_chunks;   /* of a K/V head; blocks are dealt out in chunks */
+};
+
+static struct shape shape_of(const vtci_attention *a)
 {
-    return a->q.n_rows > FEW_ROWS || vtci_head_leading_dim(&a->k) == 0;
+    const size_t m = a->q.n_rows, sharing = a->q.n_heads / a->k.n_heads;
+    const size_t n_heads = vtci_max(1, a->q.n_batch * a->k.n_heads);
+    struct shape s = { .sharing = sharing, .heads = 1, .rows = vtci_min(BLOCK, m) };
+
+    if (m == 0)
+        return s;
+    /* a row more or less must not change how blocks of a long call are cut */
+    if (m < BLOCK)
+        s.heads = vtci_min(sharing, BLOCK / m);
+    s.n_blocks = vtci_ceil_div(sharing, s.heads) * vtci_ceil_div(m, BLOCK);
+    s.n_chunks = vtci_min(s.n_blocks, vtci_ceil_div(TASKS, n_heads));
+    return s;
 }
 
-static size_t head_floats(const vtci_heads *heads)
+static bool is_small(const vtci_attention *a)
 {
-    return vtci_mul(vtci_mul(heads->n_batch, heads->n_heads),
-                    vtci_mul(heads->n_rows, heads->n_cols));
+    return vtci_mul(a->q.n_rows, a->q.n_heads / a->k.n_heads) <= FEW_ROWS;
+}
+
+static size_t padded_keys(const vtci_attention *a)
+{
+    const size_t cols = vtci_kernels_get()->gemm_cols;
+
+    return vtci_mul(vtci_ceil_div(a->k.n_rows, cols), cols);
+}
+
+/* Floats of the parts of a worker's slice. */
+struct parts {
+    size_t keys, values, rows, logits;
+};
+
+static struct parts parts_of(const vtci_attention *a)
+{
+    const size_t n = padded_keys(a), d = a->q.n_cols, e = a->v.n_cols;
+    const size_t rows = vtci_mul(BLOCK, vtci_max(d, e));
+    const struct parts small = { 0, 0, vtci_add(rows, vtci_max(d, e)), vtci_mul(FEW_ROWS, n) };
+    const struct parts parts = { vtci_mul(n, d), a->v.dtype == VTC_F32 ? 0 : vtci_mul(n, e), rows,
+                                 vtci_mul(BLOCK, n) };
+
+    return is_small(a) ? small : parts;
 }
 
 void vtci_attention_lay_out(vtci_arena *arena, const vtci_call *call, vtci_attention *a)
 {
-    const size_t width = vtci_add(a->k.n_rows, vtci_max(a->q.n_cols, a->v.n_cols));
-    const size_t floats = vtci_mul(BLOCK, width);
+    const struct parts parts = parts_of(a);
+    const size_t floats =
+        vtci_add(vtci_add(parts.keys, parts.values), vtci_add(parts.rows, parts.logits));
 
-    a->keys = a->values = NULL;
-    if (turns_keys(a))
-        a->keys = vtci_take(arena, head_floats(&a->k), sizeof(*a->keys));
-    if (vtci_head_leading_dim(&a->v) == 0)
-        a->values = vtci_take(arena, head_floats(&a->v), sizeof(*a->values));
     a->slices = vtci_take_slices(arena, call, vtci_mul(floats, sizeof(float)), &a->slice_stride);
-}
-
-/* ---- keys and values ---------------------------------------------------------------------------
- */
-
-static float *slice_of(const vtci_attention *a, size_t worker)
-{
-    return (float *)(void *)(a->slices + worker * a->slice_stride);
-}
-
-/* A block of rows of one K/V head. */
-static void pack_block(void *job, size_t index, size_t worker)
-{
-    const vtci_attention *a = job;
-    const size_t n_keys = a->k.n_rows, d = a->k.n_cols, e = a->v.n_cols;
-    const size_t n_blocks = vtci_ceil_div(n_keys, BLOCK);
-    const size_t head = index / n_blocks, begin = index % n_blocks * BLOCK;
-    const size_t b = head / a->k.n_heads, h = head % a->k.n_heads;
-    const size_t n = vtci_min(BLOCK, n_keys - begin);
-    float *block = slice_of(a, worker);
-
-    if (a->values != NULL && b < a->v.n_batch)
-        vtci_head_load(&a->v, b, h, begin, begin + n, a->values + (head * n_keys + begin) * e);
-    if (a->keys == NULL || b >= a->k.n_batch)
-        return;
-    vtci_head_load(&a->k, b, h, begin, begin + n, block);
-    vtci_transpose(a->keys + head * d * n_keys + begin, n_keys, block, d, n, d);
 }
 
 /* ---- which keys a row sees ---------------------------------------------------------------------
@@ -194,11 +208,16 @@ static struct span block_span(const vtci_attention *a, size_t b, size_t begin, s
     return all;
 }
 
-/* Hides keys from a row of logits, whose first column is key `first`. False: it sees none. */
-static bool hide_keys(const vtci_attention *a, size_t b, size_t m, struct span block, float *logit)
+static bool is_masked(const vtci_visibility *sees)
+{
+    return sees->causal || sees->range != NULL || sees->key_mask != NULL || sees->mask != NULL;
+}
+
+/* Hides keys of a span from a row of logits, the first of which is that of key span.begin. False:
+ * it sees none. */
+static bool hide_keys(const vtci_attention *a, size_t b, size_t m, struct span span, float *logit)
 {
     const vtci_visibility *sees = &a->sees;
-    const struct span span = row_span(a, b, m);
     const uint8_t *key_mask =
         sees->key_mask == NULL ? NULL : sees->key_mask + b * sees->key_mask_batch_stride;
     const uint8_t *mask =
@@ -206,136 +225,286 @@ static bool hide_keys(const vtci_attention *a, size_t b, size_t m, struct span b
                            : sees->mask + b * sees->mask_batch_stride + m * sees->mask_row_stride;
     size_t n_seen = 0;
 
-    for (size_t n = block.begin; n < block.end; n++) {
-        const bool seen = n >= span.begin && n < span.end &&
-                          (key_mask == NULL || key_mask[n] != 0) && (mask == NULL || mask[n] != 0);
+    if (key_mask == NULL && mask == NULL)
+        return span.begin != span.end;
+    for (size_t n = span.begin; n < span.end; n++) {
+        const bool seen = (key_mask == NULL || key_mask[n] != 0) && (mask == NULL || mask[n] != 0);
 
         n_seen += seen;
         if (!seen)
-            logit[n - block.begin] = -INFINITY;
+            logit[n - span.begin] = -INFINITY;
     }
     return n_seen != 0;
+}
+
+/* ---- logits to weights -------------------------------------------------------------------------
+ */
+
+/* The largest logit with scale and bias. */
+static float largest_logit(const vtci_attention *a, const float *logit, const float *bias, size_t n)
+{
+    float top = -INFINITY;
+
+    if (bias == NULL)
+        return a->scale * vtci_kernels_get()->max(logit, n);
+    for (size_t i = 0; i < n; i++)
+        top = fmaxf(top, a->scale * logit[i] + bias[i]);
+    return top;
+}
+
+/* The weight of the largest logit is 1 / sum. */
+static void keep_statistics(const vtci_attention *a, size_t row, bool sees, float top,
+                            const float *p, size_t n)
+{
+    const bool any = sees && top != -INFINITY;
+
+    if (a->row_max != NULL)
+        a->row_max[row] = any ? top : -INFINITY;
+    if (a->log_sum_exp != NULL)
+        a->log_sum_exp[row] = any ? top - logf(vtci_kernels_get()->max(p, n)) : -INFINITY;
+}
+
+/*
+ * A row of logits of the keys of `block` becomes its weights; those of keys that it does not see
+ * become 0. A blind row has zeros, or the same weight for every key of the block, which is then
+ * that of all keys.
+ */
+static void weigh_row(const vtci_attention *a, size_t b, size_t h, size_t m, struct span block,
+                      float *p)
+{
+    const struct span span = row_span(a, b, m);
+    const size_t width = block.end - block.begin, n = span.end - span.begin;
+    const bool asked = a->row_max != NULL || a->log_sum_exp != NULL;
+    float *own = p + (n == 0 ? 0 : span.begin - block.begin);
+    const float *bias = a->bias == NULL ? NULL : a->bias + span.begin;
+    const bool sees = hide_keys(a, b, m, span, own);
+    const float top = asked && sees ? largest_logit(a, own, bias, n) : -INFINITY;
+
+    if (sees) {
+        memset(p, 0, (size_t)(own - p) * sizeof(*p));
+        memset(own + n, 0, (width - (size_t)(own - p) - n) * sizeof(*p));
+        vtci_kernels_get()->softmax(own, own, bias, a->scale, n);
+    }
+    if (asked)
+        keep_statistics(a, (b * a->q.n_heads + h) * a->q.n_rows + m, sees, top, own, n);
+    for (size_t i = 0; !sees && i < width; i++)
+        p[i] = a->sees.blind == VTCI_BLIND_MEAN ? 1.0f / (float)width : 0.0f;
+}
+
+/* ---- one K/V head ------------------------------------------------------------------------------
+ */
+
+struct head {
+    const vtci_attention *a;
+    size_t b, group;
+    struct span span;    /* keys that any row of the task sees, from a panel's first on */
+    float *keys;         /* panels [d, gemm_cols] of all keys                           */
+    const float *values; /* row of key 0                                                */
+    size_t value_stride;
+    float *rows, *logits;
+};
+
+static float *slice_of(const vtci_attention *a, size_t worker)
+{
+    return (float *)(void *)(a->slices + worker * a->slice_stride);
+}
+
+/* A row as floats, in place or in tmp. */
+static const float *load_row(const vtci_heads *heads, size_t b, size_t h, size_t n, float *tmp)
+{
+    return vtci_load_row(vtci_head_row(heads, b, h, n), heads->dtype, heads->n_cols, tmp);
+}
+
+/* Keys first .. first + n - 1 become a panel; tmp [n, d]. */
+static void turn_keys(const struct head *head, size_t first, size_t n, float *tmp)
+{
+    const vtci_heads *k = &head->a->k;
+    const size_t cols = vtci_kernels_get()->gemm_cols, d = k->n_cols;
+    const float *from = (const float *)(const void *)vtci_head_row(k, head->b, head->group, first);
+    size_t stride = k->row_stride / sizeof(float);
+
+    if (k->dtype != VTC_F32) {
+        vtci_head_load(k, head->b, head->group, first, first + n, tmp);
+        from = tmp;
+        stride = d;
+    }
+    vtci_transpose(head->keys + first * d, cols, from, stride, n, d);
+}
+
+static void load_head(struct head *head, float *values)
+{
+    const vtci_heads *v = &head->a->v;
+    const size_t cols = vtci_kernels_get()->gemm_cols;
+
+    for (size_t n = head->span.begin; n < head->span.end; n += cols)
+        turn_keys(head, n, vtci_min(cols, head->span.end - n), head->rows);
+    if (v->dtype == VTC_F32) {
+        head->values = (const float *)(const void *)vtci_head_row(v, head->b, head->group, 0);
+        head->value_stride = v->row_stride / sizeof(float);
+        return;
+    }
+    vtci_head_load(v, head->b, head->group, head->span.begin, head->span.end,
+                   values + head->span.begin * v->n_cols);
+    head->values = values;
+    head->value_stride = v->n_cols;
 }
 
 /* ---- one block of query rows -------------------------------------------------------------------
  */
 
 struct block {
-    size_t b, h, group; /* batch item, query head, K/V head                              */
-    size_t begin, n;    /* query rows                                                    */
-    struct span span;   /* keys                                                          */
-    float *rows;        /* [n, d] queries, then [n, e] outputs                           */
-    float *p;           /* [n, keys of the span]                                         */
+    size_t h, n_heads; /* query heads            */
+    size_t m, n_rows;  /* rows of each           */
+    struct span span;  /* keys that any row sees */
 };
 
-static void compute_logits(const vtci_attention *a, const struct block *at)
+static void compute_logits(const struct head *head, const struct block *at)
 {
-    const size_t n_keys = a->k.n_rows, d = a->k.n_cols, width = at->span.end - at->span.begin;
-    const size_t b = a->k.n_batch > 1 ? at->b : 0;
+    const vtci_attention *a = head->a;
+    const size_t cols = vtci_kernels_get()->gemm_cols, tile = vtci_kernels_get()->gemm_rows;
+    const size_t d = a->k.n_cols, width = at->span.end - at->span.begin;
 
-    vtci_head_load(&a->q, at->b, at->h, at->begin, at->begin + at->n, at->rows);
-    if (a->keys != NULL)
-        vtci_sgemm(a->call, false, at->n, width, d, at->rows, d,
-                   a->keys + (b * a->k.n_heads + at->group) * d * n_keys + at->span.begin, n_keys,
-                   at->p, width);
-    else
-        vtci_sgemm(a->call, true, at->n, width, d, at->rows, d,
-                   (const float *)(const void *)vtci_head_row(&a->k, b, at->group, at->span.begin),
-                   vtci_head_leading_dim(&a->k), at->p, width);
+    for (size_t h = 0; h < at->n_heads; h++)
+        vtci_head_load(&a->q, head->b, at->h + h, at->m, at->m + at->n_rows,
+                       head->rows + h * at->n_rows * d);
+    for (size_t j = 0; j < width; j += cols)
+        vtci_panel_multiply(head->logits + j, width, head->rows, d, 1, tile * d,
+                            head->keys + (at->span.begin + j) * d, cols, d,
+                            at->n_heads * at->n_rows, vtci_min(cols, width - j), false);
 }
 
-static void combine_values(const vtci_attention *a, const struct block *at)
+/* Pieces of keys begin at multiples of gemm_depth, so that sums of a row do not depend on the span
+ * of its block. */
+static void combine_values(const struct head *head, const struct block *at)
 {
-    const size_t e = a->v.n_cols, width = at->span.end - at->span.begin;
-    const size_t b = a->v.n_batch > 1 ? at->b : 0;
-    const size_t ld = a->values != NULL ? e : vtci_head_leading_dim(&a->v);
-    const float *values =
-        a->values != NULL
-            ? a->values + ((b * a->v.n_heads + at->group) * a->v.n_rows + at->span.begin) * e
-            : (const float *)(const void *)vtci_head_row(&a->v, b, at->group, at->span.begin);
+    const vtci_kernels *k = vtci_kernels_get();
+    const size_t e = head->a->v.n_cols, width = at->span.end - at->span.begin;
+    const size_t n_rows = at->n_heads * at->n_rows, ld = head->value_stride;
 
-    vtci_sgemm(a->call, false, at->n, e, width, at->p, width, values, ld, at->rows, e);
-}
-
-/* The statistics of one row of logits that sees something. */
-static void keep_statistics(const vtci_attention *a, const struct block *at, size_t m,
-                            const float *logit, size_t n)
-{
-    const size_t at_row = (at->b * a->q.n_heads + at->h) * a->q.n_rows + at->begin + m;
-    float top = -INFINITY;
-    double sum = 0.0;
-
-    for (size_t i = 0; i < n; i++)
-        top = fmaxf(top,
-                    a->scale * logit[i] + (a->bias == NULL ? 0.0f : a->bias[at->span.begin + i]));
-    if (a->row_max != NULL)
-        a->row_max[at_row] = top;
-    if (a->log_sum_exp == NULL)
-        return;
-    for (size_t i = 0; i < n; i++)
-        sum += expf(a->scale * logit[i] + (a->bias == NULL ? 0.0f : a->bias[at->span.begin + i]) -
-                    top);
-    a->log_sum_exp[at_row] = top == -INFINITY ? -INFINITY : top + (float)log(sum);
-}
-
-/* Logits to weights. A blind row has zeros, or the same weight for every key of the span, which is
- * then that of all keys. */
-static void weigh_row(const vtci_attention *a, const struct block *at, size_t m, float *p)
-{
-    const size_t width = at->span.end - at->span.begin;
-    const float *bias = a->bias == NULL ? NULL : a->bias + at->span.begin;
-
-    const bool sees = hide_keys(a, at->b, at->begin + m, at->span, p);
-
-    if (a->row_max != NULL || a->log_sum_exp != NULL)
-        keep_statistics(a, at, m, p, width);
-    if (sees) {
-        vtci_kernels_get()->softmax(p, p, bias, a->scale, width);
-        return;
+    for (size_t n = at->span.begin, end; n < at->span.end; n = end) {
+        end = vtci_min(at->span.end, (n / k->gemm_depth + 1) * k->gemm_depth);
+        for (size_t j = 0; j < e; j += k->gemm_cols)
+            vtci_panel_multiply(head->rows + j, e, head->logits + (n - at->span.begin), width, 1,
+                                k->gemm_rows * width, head->values + n * ld + j, ld, end - n,
+                                n_rows, vtci_min(k->gemm_cols, e - j), n != at->span.begin);
     }
-    for (size_t n = 0; n < width; n++)
-        p[n] = a->sees.blind == VTCI_BLIND_MEAN ? 1.0f / (float)width : 0.0f;
+    if (width == 0)
+        memset(head->rows, 0, n_rows * e * sizeof(*head->rows));
 }
 
-static bool is_masked(const vtci_visibility *sees)
+/* The columns that any of the rows sees, from a panel's first one on. */
+static struct span needed_span(const vtci_attention *a, size_t b, size_t m, size_t n_rows)
 {
-    return sees->causal || sees->range != NULL || sees->key_mask != NULL || sees->mask != NULL;
+    const size_t cols = vtci_kernels_get()->gemm_cols;
+    struct span span = { 0, a->k.n_rows };
+
+    /* a blind row may need every key */
+    if (is_masked(&a->sees) && a->sees.blind != VTCI_BLIND_MEAN)
+        span = block_span(a, b, m, n_rows);
+    span.begin = span.begin / cols * cols;
+    return span;
 }
 
-static void attend_block(void *job, size_t index, size_t worker)
+static void attend_block(const struct head *head, const struct block *at)
+{
+    const vtci_attention *a = head->a;
+    const size_t width = at->span.end - at->span.begin, e = a->y.n_cols;
+
+    compute_logits(head, at);
+    for (size_t i = 0; i < at->n_heads * at->n_rows; i++)
+        weigh_row(a, head->b, at->h + i / at->n_rows, at->m + i % at->n_rows, at->span,
+                  head->logits + i * width);
+    combine_values(head, at);
+    for (size_t i = 0; i < at->n_heads * at->n_rows; i++)
+        vtci_store_row(vtci_head_row(&a->y, head->b, at->h + i / at->n_rows,
+                                     at->m + i % at->n_rows),
+                       a->y.dtype, e, head->rows + i * e);
+}
+
+/* Blocks of a K/V head are numbered rows first, then heads. */
+static struct block block_at(const struct head *head, const struct shape *s, size_t index)
+{
+    const vtci_attention *a = head->a;
+    const size_t n_down = vtci_ceil_div(a->q.n_rows, s->rows);
+    const size_t h = index / n_down * s->heads, m = index % n_down * s->rows;
+    struct block at = { .h = head->group * s->sharing + h,
+                        .n_heads = vtci_min(s->heads, s->sharing - h),
+                        .m = m,
+                        .n_rows = vtci_min(s->rows, a->q.n_rows - m) };
+
+    at.span = needed_span(a, head->b, at.m, at.n_rows);
+    return at;
+}
+
+static void attend_chunk(void *job, size_t index, size_t worker)
 {
     const vtci_attention *a = job;
-    const size_t d = vtci_max(a->q.n_cols, a->v.n_cols);
-    const size_t n_blocks = vtci_ceil_div(a->q.n_rows, BLOCK);
-    const size_t head = index / n_blocks, begin = index % n_blocks * BLOCK;
-    struct block at = { .b = head / a->q.n_heads, .h = head % a->q.n_heads, .begin = begin };
+    const struct shape s = shape_of(a);
+    const struct parts parts = parts_of(a);
+    const size_t in_batch = index / s.n_chunks, chunk = index % s.n_chunks;
+    const size_t begin = chunk * s.n_blocks / s.n_chunks,
+                 end = (chunk + 1) * s.n_blocks / s.n_chunks;
+    float *slice = slice_of(a, worker);
+    struct head head = { .a = a, .b = in_batch / a->k.n_heads, .group = in_batch % a->k.n_heads };
 
-    at.n = vtci_min(BLOCK, a->q.n_rows - begin);
-    at.group = at.h / (a->q.n_heads / a->k.n_heads);
-    at.rows = slice_of(a, worker);
-    at.p = at.rows + BLOCK * d;
-    /* a blind row may need every key */
-    at.span = (struct span){ 0, a->k.n_rows };
-    if (a->sees.blind != VTCI_BLIND_MEAN || !is_masked(&a->sees))
-        at.span = block_span(a, at.b, begin, at.n);
-    compute_logits(a, &at);
-    for (size_t m = 0; m < at.n; m++)
-        weigh_row(a, &at, m, at.p + m * (at.span.end - at.span.begin));
-    combine_values(a, &at);
-    for (size_t m = 0; m < at.n; m++)
-        vtci_store_row(vtci_head_row(&a->y, at.b, at.h, begin + m), a->y.dtype, a->y.n_cols,
-                       at.rows + m * a->y.n_cols);
+    head.keys = slice;
+    head.rows = slice + parts.keys + parts.values;
+    head.logits = head.rows + parts.rows;
+    head.span = needed_span(a, head.b, 0, a->q.n_rows);
+    load_head(&head, slice + parts.keys);
+    for (size_t i = begin; i < end; i++) {
+        const struct block at = block_at(&head, &s, i);
+
+        attend_block(&head, &at);
+    }
+}
+
+/* ---- hardly any rows ---------------------------------------------------------------------------
+ */
+
+static void attend_small(void *job, size_t index, size_t worker)
+{
+    const vtci_attention *a = job;
+    const struct parts parts = parts_of(a);
+    const size_t b = index / a->k.n_heads, group = index % a->k.n_heads, m = a->q.n_rows;
+    const size_t n_rows = a->q.n_heads / a->k.n_heads * m, d = a->q.n_cols, e = a->v.n_cols;
+    const struct span span = needed_span(a, b, 0, m);
+    const size_t width = span.end - span.begin;
+    float *q = slice_of(a, worker), *tmp = q + BLOCK * vtci_max(d, e), *p = q + parts.rows;
+
+    for (size_t r = 0; r < n_rows; r += m)
+        vtci_head_load(&a->q, b, (group * n_rows + r) / m, 0, m, q + r * d);
+    for (size_t n = 0; n < width; n++) {
+        const float *key = load_row(&a->k, b, group, span.begin + n, tmp);
+
+        for (size_t r = 0; r < n_rows; r++)
+            p[r * width + n] = vtci_kernels_get()->dot(q + r * d, key, d);
+    }
+    for (size_t r = 0; r < n_rows; r++) {
+        const size_t h = (group * n_rows + r) / m;
+        vtci_combine sum;
+
+        weigh_row(a, b, h, r % m, span, p + r * width);
+        vtci_combine_begin(&sum, tmp, e, a->v.dtype, false);
+        for (size_t n = 0; n < width; n++)
+            vtci_combine_add(&sum, vtci_head_row(&a->v, b, group, span.begin + n),
+                             p[r * width + n]);
+        vtci_combine_end(&sum);
+        vtci_store_row(vtci_head_row(&a->y, b, h, r % m), a->y.dtype, e, tmp);
+    }
 }
 
 void vtci_attention_run(const vtci_call *call, vtci_attention *a)
 {
-    const size_t n_kv = vtci_max(a->k.n_batch, a->v.n_batch) * a->k.n_heads;
+    const size_t n_heads = a->q.n_batch * a->k.n_heads;
 
     a->call = call;
-    if (a->keys != NULL || a->values != NULL)
-        vtci_parallel(call, n_kv * vtci_ceil_div(a->k.n_rows, BLOCK), pack_block, a);
-    vtci_parallel(call, a->q.n_batch * a->q.n_heads * vtci_ceil_div(a->q.n_rows, BLOCK),
-                  attend_block, a);
+    if (a->q.n_rows == 0)
+        return;
+    if (is_small(a))
+        vtci_parallel(call, n_heads, attend_small, a);
+    else
+        vtci_parallel(call, n_heads * shape_of(a).n_chunks, attend_chunk, a);
 }
 
 float vtci_attention_join(float *y, float y_lse, const float *other, float other_lse, size_t n)

@@ -83,9 +83,7 @@ typedef struct vtci_attention {
 
     /* set by vtci_attention_lay_out() and vtci_attention_run() */
     const vtci_call *call;
-    float *keys;   /* [B, G, d, N] turned, where there are many query rows       */
-    float *values; /* [B, G, N, e] widened, where sgemm cannot read them in place */
-    char *slices;  /* per worker: rows [BLOCK, max(d, e)], logits [BLOCK, N]        */
+    char *slices;
     size_t slice_stride;
 } vtci_attention;
 
@@ -93,14 +91,16 @@ typedef struct vtci_attention {
 VTC_NODISCARD vtc_status vtci_attention_check(const vtci_call *call, const vtci_attention *a);
 
 /*
- * Scratch: B G N d floats of turned keys when M > 8, B G N e of values unless they are F32, and for
- * each worker 64 (N + max(d, e)) floats. May be asked for the largest shape; smaller M and N need
- * no more.
+ * Scratch of each worker: N d floats of a head's keys unless at most 3 query rows share them, N e
+ * of its values unless they are F32, and 64 (N + max(d, e)) of a block of query rows; N counts in
+ * whole panels of gemm_cols. May be asked for the largest shape; smaller M and N need no more.
  */
 void vtci_attention_lay_out(vtci_arena *arena, const vtci_call *call, vtci_attention *a);
 
-/* Parallel over heads x blocks of 64 query rows. y may not overlap q, k or v. Hidden keys may hold
- * any logits, but their values count 0 times, so they must be finite. */
+/* Parallel over K/V heads, and over chunks of their query rows where there are few heads. A row's
+ * bits do not depend on the other rows, as long as more than 3 share a K/V head. y may not overlap
+ * q, k or v. Hidden keys may hold any logits, but their values count 0 times, so they must be
+ * finite. */
 void vtci_attention_run(const vtci_call *call, vtci_attention *a);
 
 /* y = the attention over the keys of both: y and other [n] over different keys, with their

@@ -2,7 +2,9 @@
 #ifndef VTC_TESTS_ATTENTION_REFERENCE_H
 #define VTC_TESTS_ATTENTION_REFERENCE_H
 
+#include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 typedef struct attention_shape {
     size_t n_heads, n_key_heads, n_rows, n_keys, d;
@@ -17,5 +19,12 @@ double *attention_reference(const attention_shape *shape, const double *q, const
 
 /* mean [M, N], to be freed: over heads. */
 double *attention_reference_head_mean(const attention_shape *shape, const double *weights);
+
+/* One row: y [e] = softmax(scale q.k + bias) v over the keys with seen[n]; k [n, d], v [n, e].
+ * bias NULL: none. A row that sees no key gives zeros, or the mean of v when blind_mean, and
+ * -INFINITY for both statistics, which may be NULL. */
+void ref_attention_row(const double *q, const double *k, const double *v, const double *bias,
+                       const bool *seen, double scale, bool blind_mean, size_t n, size_t d,
+                       size_t e, double *y, double *top, double *log_sum_exp);
 
 #endif
