@@ -31,8 +31,8 @@ typedef struct vtci_gemm {
     vtci_rows c; /* [M, N]           */
     bool trans_b;
 
-    /* B once more, packed; used in its place where that is faster. Needs trans_b and a B of one
-     * batch. NULL or without panels: not packed. */
+    /* B once more, packed; used in its place where that is faster, and always when b is absent.
+     * Needs trans_b and a B of one batch. NULL or all fields 0: not packed. */
     const vtci_packed *packed;
 
     vtci_rows bias; /* [1, N] added to every row */

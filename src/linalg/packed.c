@@ -47,9 +47,10 @@ const float *vtci_packed_piece(const vtci_packed *packed, size_t col, size_t beg
 struct packing {
     const vtci_packed *packed;
     vtci_rows weight;
+    size_t first; /* output that is the weight's row 0 */
 };
 
-/* Rows first .. first + n - 1 of the weight become columns of a panel. */
+/* Rows first .. first + n - 1 of the weight become columns of a panel, from `panel` on. */
 static void turn_f32(const struct packing *p, size_t first, size_t n, float *panel)
 {
     const void *from = vtci_row(&p->weight, 0, first);
@@ -70,25 +71,65 @@ static void turn_u16(const struct packing *p, size_t first, size_t n, uint16_t *
     }
 }
 
+/* 16-bit rows among panels of floats. */
+static void turn_wider(const struct packing *p, size_t first, size_t n, float *panel)
+{
+    enum { RUN = 64 };
+    const size_t cols = panel_cols(), size = vtc_dtype_size(p->weight.dtype);
+    float tmp[RUN];
+
+    for (size_t j = 0; j < n; j++)
+        for (size_t begin = 0; begin < p->packed->k; begin += RUN) {
+            const size_t count = vtci_min(RUN, p->packed->k - begin);
+            const char *row = vtci_row(&p->weight, 0, first + j) + begin * size;
+            const float *x = vtci_load_row(row, p->weight.dtype, count, tmp);
+
+            for (size_t i = 0; i < count; i++)
+                panel[(begin + i) * cols + j] = x[i];
+        }
+}
+
+/* The columns of a panel that no output has. */
+static void clear_columns(const vtci_packed *packed, char *panel, size_t first)
+{
+    const size_t size = vtc_dtype_size(packed->dtype), cols = panel_cols();
+
+    for (size_t i = 0; i < packed->k; i++)
+        memset(panel + (i * cols + first) * size, 0, (cols - first) * size);
+}
+
 static void pack_panel(void *job, size_t index, size_t worker)
 {
     const struct packing *p = job;
-    const size_t first = index * panel_cols(), n = vtci_min(panel_cols(), p->packed->n - first);
-    const size_t bytes = panel_cols() * p->packed->k * vtc_dtype_size(p->packed->dtype);
-    void *panel = (void *)(uintptr_t)vtci_packed_at(p->packed, first, 0);
+    const size_t cols = panel_cols(), col = (p->first / cols + index) * cols;
+    const size_t begin = vtci_max(col, p->first);
+    const size_t end = vtci_min(col + cols, p->first + p->weight.n_rows);
+    char *panel = (char *)(uintptr_t)vtci_packed_at(p->packed, col, 0);
+    void *to = panel + (begin - col) * vtc_dtype_size(p->packed->dtype);
 
     (void)worker;
-    if (n < panel_cols())
-        memset(panel, 0, bytes);
-    if (p->packed->dtype == VTC_F32)
-        turn_f32(p, first, n, panel);
+    if (end == p->packed->n && end < col + cols)
+        clear_columns(p->packed, panel, end - col);
+    if (p->packed->dtype != VTC_F32)
+        turn_u16(p, begin - p->first, end - begin, to);
+    else if (p->weight.dtype != VTC_F32)
+        turn_wider(p, begin - p->first, end - begin, to);
     else
-        turn_u16(p, first, n, panel);
+        turn_f32(p, begin - p->first, end - begin, to);
+}
+
+void vtci_packed_fill_part(const vtci_call *call, const vtci_packed *packed, size_t first,
+                           const vtc_tensor *weight)
+{
+    struct packing p = { packed, vtci_rows_of(weight), first };
+    const size_t end = first + weight->dim[0];
+
+    if (weight->dim[0] != 0)
+        vtci_parallel(call, vtci_ceil_div(end, panel_cols()) - first / panel_cols(), pack_panel,
+                      &p);
 }
 
 void vtci_packed_fill(const vtci_call *call, const vtci_packed *packed, const vtc_tensor *weight)
 {
-    struct packing p = { packed, vtci_rows_of(weight) };
-
-    vtci_parallel(call, vtci_ceil_div(packed->n, panel_cols()), pack_panel, &p);
+    vtci_packed_fill_part(call, packed, 0, weight);
 }

@@ -26,6 +26,11 @@ vtci_packed vtci_packed_take(vtci_arena *arena, const vtc_tensor *weight);
 /* Fills panels that vtci_packed_take() has laid out. */
 void vtci_packed_fill(const vtci_call *call, const vtci_packed *packed, const vtc_tensor *weight);
 
+/* Fills the outputs from `first` on: several weights of the same K, one below the other, make one
+ * product. They may be of any float dtypes where the panels are F32, else of that of the panels. */
+void vtci_packed_fill_part(const vtci_call *call, const vtci_packed *packed, size_t first,
+                           const vtc_tensor *weight);
+
 /* Rows `begin` on of the panel that begins with output `col`, in its own dtype. */
 const char *vtci_packed_at(const vtci_packed *packed, size_t col, size_t begin);
 
