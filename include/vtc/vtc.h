@@ -20,6 +20,7 @@
 #include "pool.h"
 #include "project.h"
 #include "prune.h"
+#include "qformer.h"
 #include "shuffle.h"
 #include "weights.h"
 

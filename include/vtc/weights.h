@@ -49,6 +49,12 @@ typedef struct vtc_prepared {
     size_t bytes;
 } vtc_prepared;
 
+/* What a model costs, as published: what a method saves on top of that is not counted. */
+typedef struct vtc_model_cost {
+    double parameters;
+    double multiply_adds; /* of one call; FLOPs are twice that */
+} vtc_model_cost;
+
 /* One tensor of a weights struct. */
 typedef struct vtc_weight {
     const char *name; /* below the prefix: "mlp.0.weight"                    */

@@ -1,0 +1,36 @@
+/*
+ * steps.h: products, attentions and norms that follow one another and share one piece of scratch.
+ *
+ * A method walks through its steps twice. The first walk computes nothing and finds what the
+ * largest step needs behind the method's own buffers, the second one computes: the steps are
+ * written down once, and size and use cannot drift apart.
+ */
+#ifndef VTCI_STEPS_H
+#define VTCI_STEPS_H
+
+#include "attention.h"
+#include "gemm.h"
+#include "norm.h"
+
+typedef struct vtci_steps {
+    const vtci_call *call;
+    bool measure;
+    vtci_arena arena; /* behind what lives through all steps; without memory when measuring */
+    size_t most;      /* bytes that the steps so far reach up to                            */
+    bool overflow;
+} vtci_steps;
+
+/* Steps that only measure, and steps in the call's scratch memory. Lay out the method's own buffers
+ * with `arena` first. */
+vtci_steps vtci_steps_measure(const vtci_call *call);
+vtci_steps vtci_steps_in(const vtci_call *call);
+
+void vtci_steps_gemm(vtci_steps *steps, vtci_gemm *g);
+void vtci_steps_attention(vtci_steps *steps, vtci_attention *a);
+void vtci_steps_norm(vtci_steps *steps, vtci_norm *norm);
+
+/* After measuring: an arena that has used what all steps need, for vtci_arena_check() and
+ * vtci_end_query(). */
+vtci_arena vtci_steps_used(const vtci_steps *steps);
+
+#endif
