@@ -37,9 +37,9 @@ static bool variant_matches(const char *pattern, const char *variant)
 
 static const method *find_method(const test_case *c)
 {
-    static const method *const families[] = { pooling_methods, project_methods,
+    static const method *const families[] = { pooling_methods,      project_methods,
                                               project_conv_methods, prune_methods,
-                                              shuffle_methods };
+                                              qformer_methods,      shuffle_methods };
 
     for (size_t f = 0; f < sizeof(families) / sizeof(*families); f++)
         for (const method *m = families[f]; m->name != NULL; m++)

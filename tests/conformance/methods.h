@@ -16,6 +16,7 @@ extern const method pooling_methods[];
 extern const method project_methods[];
 extern const method project_conv_methods[];
 extern const method prune_methods[];
+extern const method qformer_methods[];
 extern const method shuffle_methods[];
 
 #endif

@@ -6,7 +6,7 @@
 
 #include <vtc/project.h>
 
-enum { MAX_WEIGHTS = 128 };
+enum { MAX_WEIGHTS = 512 };
 
 typedef struct weight_set {
     uint64_t seed;
