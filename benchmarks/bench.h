@@ -103,6 +103,7 @@ extern const bench_case bench_pool_cases[];
 extern const bench_case bench_prune_cases[];
 extern const bench_case bench_plan_cases[];
 extern const bench_case bench_project_cases[];
+extern const bench_case bench_qformer_cases[];
 extern const bench_case bench_shuffle_cases[];
 extern const bench_case bench_kernel_cases[];
 

@@ -228,6 +228,46 @@ def softmax_careful():
     return lambda: torch.softmax(x, -1, out=y)
 
 
+def qformer_layers():
+    """BLIP-2's layers: every second one reads the image."""
+    def norm():
+        return nn.LayerNorm(768, eps=1e-12)
+
+    for i in range(12):
+        layer = nn.ModuleDict({name: nn.Linear(768, 768) for name in ("q", "k", "v", "o")})
+        layer.update({"norm": norm(), "up": nn.Linear(768, 3072), "down": nn.Linear(3072, 768),
+                      "last_norm": norm()})
+        if i % 2 == 0:
+            layer.update({"cross_q": nn.Linear(768, 768), "cross_k": nn.Linear(1408, 768),
+                          "cross_v": nn.Linear(1408, 768), "cross_o": nn.Linear(768, 768),
+                          "cross_norm": norm()})
+        yield layer
+
+
+def qformer_attention(q, k, v):
+    q, k, v = (t.view(-1, 12, 64).transpose(0, 1) for t in (q, k, v))
+    p = (q @ k.transpose(1, 2) / 8).softmax(-1)
+    return (p @ v).transpose(0, 1).reshape(-1, 768)
+
+
+def qformer_published():
+    queries, image = torch.randn(32, 768), torch.rand(257, 1408)
+    norm, layers = nn.LayerNorm(768, eps=1e-12), list(qformer_layers())
+
+    def run():
+        x = norm(queries)
+        for layer in layers:
+            y = qformer_attention(layer["q"](x), layer["k"](x), layer["v"](x))
+            x = layer["norm"](layer["o"](y) + x)
+            if "cross_q" in layer:
+                y = qformer_attention(layer["cross_q"](x), layer["cross_k"](image),
+                                      layer["cross_v"](image))
+                x = layer["cross_norm"](layer["cross_o"](y) + x)
+            x = layer["last_norm"](layer["down"](F.gelu(layer["up"](x))) + x)
+        return x
+    return run
+
+
 # ---- workloads -----------------------------------------------------------------------------------
 
 
@@ -267,6 +307,8 @@ WORKLOADS = [
              qwen2vl_published, qwen2vl_careful, 187, at_most(1.02)),
     Workload("InternVL 1024x1024->256x4096", "project/internvl_1024x1024_256x4096_f32",
              internvl_published, internvl_careful, 143, at_most(1.02)),
+    Workload("BLIP-2 Q-Former 32 of 257x1408", "qformer/blip2_257x1408_f32",
+             qformer_published, None, 420, at_most(0.65)),
     Workload("ToMe 577x1024 r=64, tokens merged", "tome/n577_c1024_r64_merge",
              tome_published, tome_careful, WARM, at_most(0.75)),
     Workload("K/V gather 64x32x704x128->192", "kv/gather_64x32x704x128_192_f32",
