@@ -106,5 +106,6 @@ extern const bench_case bench_project_cases[];
 extern const bench_case bench_qformer_cases[];
 extern const bench_case bench_shuffle_cases[];
 extern const bench_case bench_kernel_cases[];
+extern const bench_case bench_linalg_cases[];
 
 #endif

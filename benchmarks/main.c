@@ -10,7 +10,8 @@
 static const bench_case *const families[] = { bench_machine_cases, bench_pool_cases,
                                               bench_prune_cases,   bench_plan_cases,
                                               bench_project_cases, bench_qformer_cases,
-                                              bench_shuffle_cases, bench_kernel_cases };
+                                              bench_shuffle_cases, bench_kernel_cases,
+                                              bench_linalg_cases };
 
 enum { MAX_THREAD_COUNTS = 8, N_FAMILIES = sizeof(families) / sizeof(families[0]) };
 

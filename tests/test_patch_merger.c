@@ -314,8 +314,8 @@ static void mlp1_is_the_merger_of_joined_rows(void **state)
         const vtc_tensor x = make_input(&seed, &k);
         vtc_norm_mlp_weights w = make_weights(&seed, &k);
         const vtc_tensor want = merged(&k, &w, &x, 0);
-        const vtc_mlp1_params params = { sizeof(params), k.params.norm, k.params.act,
-                                         k.params.eps };
+        const vtc_mlp1_params params = { sizeof(params), k.params.norm, k.params.act, k.params.eps,
+                                         NULL };
         const size_t dim[] = { k.n_batch, n_tokens(&k) / n_cells(&k), k.c * n_cells(&k) };
         const vtc_tensor rows = vtc_tensor_nd(x.data, x.dtype, x.rank, dim + 3 - x.rank);
         vtc_tensor y = make_output(&k);

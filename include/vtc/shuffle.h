@@ -95,18 +95,19 @@ typedef struct vtc_shuffle_projector_params {
     vtc_norm_kind norm; /* InternVL                                  (default LAYER)     */
     vtc_activation act; /* InternVL, Llama 4                         (default GELU_ERF)  */
     float eps;          /* InternVL                                  (default 1e-5)      */
+    const vtc_prepared *prepared; /* InternVL: of vtc_norm_mlp_prepare(), or NULL        */
 } vtc_shuffle_projector_params;
 
 /* clang-format off */
 #define VTC_INTERNVL_PARAMS_INIT \
     { sizeof(vtc_shuffle_projector_params), 0, 0, 2, VTC_SHUFFLE_V2, VTC_CLASS_TOKEN_FIRST, \
-      VTC_NORM_LAYER, VTC_ACT_GELU_ERF, 1e-5f }
+      VTC_NORM_LAYER, VTC_ACT_GELU_ERF, 1e-5f, NULL }
 #define VTC_IDEFICS3_PARAMS_INIT \
     { sizeof(vtc_shuffle_projector_params), 0, 0, 2, VTC_SHUFFLE_V2, VTC_CLASS_TOKEN_NONE, \
-      VTC_NORM_LAYER, VTC_ACT_GELU_ERF, 1e-5f }
+      VTC_NORM_LAYER, VTC_ACT_GELU_ERF, 1e-5f, NULL }
 #define VTC_LLAMA4_PARAMS_INIT \
     { sizeof(vtc_shuffle_projector_params), 0, 0, 2, VTC_SHUFFLE_V2, VTC_CLASS_TOKEN_NONE, \
-      VTC_NORM_LAYER, VTC_ACT_GELU_ERF, 1e-5f }
+      VTC_NORM_LAYER, VTC_ACT_GELU_ERF, 1e-5f, NULL }
 /* clang-format on */
 
 /* Output tokens of one image, grid_h grid_w / down^2. NULL parameters or an extent of 0 are

@@ -111,7 +111,7 @@ static bool is_present(const vtci_rows *rows)
     return rows->dtype != (vtc_dtype)0;
 }
 
-/* A size query may know no more of packed weights than their shape. */
+/* A query may know their layout alone. */
 static bool is_packed(const vtci_gemm *g)
 {
     return g->packed != NULL && g->packed->dtype != (vtc_dtype)0;

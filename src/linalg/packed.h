@@ -12,9 +12,9 @@
 #include "../kernels/kernels.h"
 
 typedef struct vtci_packed {
-    const char *panels; /* NULL: there are none */
-    vtc_dtype dtype;
-    size_t n, k; /* of the weight [N, K] */
+    const char *panels; /* NULL in a scratch query */
+    vtc_dtype dtype;    /* 0: there are none */
+    size_t n, k;        /* of the weight [N, K] */
 } vtci_packed;
 
 /* Bytes of the panels; SIZE_MAX when they do not fit. */

@@ -10,6 +10,7 @@
 
 #include "../kernels/kernels.h"
 #include "../linalg/rows.h"
+#include "../linalg/weight_check.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -132,6 +133,87 @@ static vtc_status check_step(const vtci_call *call, vtci_chain *chain, size_t i,
     return VTC_OK;
 }
 
+/* ---- prepared weights ------------------------------------------------------------------------ */
+
+/* Layers of the same shapes have the same object, whatever the model. */
+static vtci_prepared_key key_of(const vtci_chain *chain)
+{
+    vtci_prepared_key key = { "mlp", vtci_mix(VTCI_FINGERPRINT, chain->n_steps) };
+
+    for (size_t i = 0; i < chain->n_steps; i++)
+        key.fingerprint =
+            vtci_mix_tensor(key.fingerprint, &chain->step(chain->model, i).linear->weight);
+    return key;
+}
+
+/* Where step i has its packed weights. */
+static vtci_packed packed_of(const vtci_chain *chain, vtci_arena arena, size_t i)
+{
+    vtci_packed packed = { 0 };
+
+    for (size_t step = 0; step <= i; step++)
+        packed = vtci_packed_take(&arena, &chain->step(chain->model, step).linear->weight);
+    return packed;
+}
+
+static vtc_status open_prepared(const vtci_call *call, vtci_chain *chain, const vtc_tensor *y)
+{
+    const vtc_prepared *prepared = chain->prepared;
+    const vtci_prepared_key key = key_of(chain);
+
+    if (prepared == NULL)
+        return VTC_OK;
+    VTCI_TRY(vtci_prepared_open(call, prepared, &key, &chain->packed));
+    VTCI_REQUIRE(call,
+                 !vtci_ranges_meet(prepared->data, prepared->data == NULL ? 0 : prepared->bytes,
+                                   y->data, y->data == NULL ? 0 : vtci_span_bytes(y)),
+                 VTC_ERR_OVERLAP, "y overlaps the prepared object");
+    return VTC_OK;
+}
+
+static vtc_status lay_out_prepared(const vtci_call *call, const vtci_chain *chain,
+                                   vtci_arena *arena)
+{
+    for (size_t i = 0; i < chain->n_steps; i++) {
+        const vtci_step step = chain->step(chain->model, i);
+        const vtci_owner of = { call, NULL, 0, "" };
+        const vtci_label name = vtci_label_of(&of, step.name, ".weight");
+
+        VTCI_TRY(vtci_check_tensor(call, name.s, &step.linear->weight, VTCI_FLOATS, 2, 2, VTCI_IN));
+        vtci_packed_take(arena, &step.linear->weight);
+    }
+    return VTC_OK;
+}
+
+vtc_status vtci_chain_prepare_size(const vtci_call *call, const vtci_chain *chain, size_t *bytes)
+{
+    vtci_arena arena = vtci_prepared_measure();
+
+    VTCI_TRY(lay_out_prepared(call, chain, &arena));
+    return vtci_end_query(call, &arena, bytes);
+}
+
+vtc_status vtci_chain_prepare(const vtci_call *call, const vtci_chain *chain,
+                              const vtc_prepared *prepared)
+{
+    const vtci_prepared_key key = key_of(chain);
+    vtci_arena arena, begin;
+
+    VTCI_TRY(vtci_prepared_create(call, prepared, &arena));
+    begin = arena;
+    VTCI_TRY(lay_out_prepared(call, chain, &arena));
+    VTCI_TRY(vtci_prepared_check_room(call, prepared, &arena));
+    for (size_t i = 0; i < chain->n_steps; i++) {
+        const vtci_packed packed = packed_of(chain, begin, i);
+
+        vtci_packed_fill(call, &packed, &chain->step(chain->model, i).linear->weight);
+    }
+    vtci_prepared_seal(prepared, &key, &arena);
+    return VTC_OK;
+}
+
+/* ---- opening --------------------------------------------------------------------------------- */
+
 vtc_status vtci_chain_open(const vtci_call *call, vtci_chain *chain, const vtc_tensor *y)
 {
     size_t width = vtci_join_width(&chain->x), before = 0;
@@ -151,7 +233,7 @@ vtc_status vtci_chain_open(const vtci_call *call, vtci_chain *chain, const vtc_t
                  "y has %zu channels, the last layer gives %zu", chain->y.n_cols, width);
     VTCI_REQUIRE(call, n_tokens == chain->n_rows, VTC_ERR_SHAPE, "y has %zu tokens, x gives %zu",
                  n_tokens, chain->n_rows);
-    return VTC_OK;
+    return open_prepared(call, chain, y);
 }
 
 /* ---- operands -------------------------------------------------------------------------------- */
@@ -229,8 +311,9 @@ static vtci_rows optional_row(const vtc_tensor *v)
     return vtc_tensor_is_absent(v) ? none : vtci_rows_of(v);
 }
 
-/* The product of step i over a block of rows. */
-static vtci_gemm product_of(const vtci_chain *chain, size_t i, size_t first, size_t n)
+/* The product of step i over a block of rows; *packed must live as long. */
+static vtci_gemm product_of(const vtci_chain *chain, size_t i, size_t first, size_t n,
+                            vtci_packed *packed)
 {
     const vtci_step step = chain->step(chain->model, i);
     vtci_gemm g = { .trans_b = true };
@@ -242,6 +325,10 @@ static vtci_gemm product_of(const vtci_chain *chain, size_t i, size_t first, siz
     g.act = (vtci_activation)step.act;
     if (step.skips)
         g.residual = input_of(chain, i - 1, first, n);
+    if (chain->prepared != NULL) {
+        *packed = packed_of(chain, chain->packed, i);
+        g.packed = packed;
+    }
     return g;
 }
 
@@ -262,7 +349,8 @@ static void lay_out_products(vtci_arena *arena, const vtci_call *call, const vtc
 
     for (size_t i = 0; i < 2 * chain->n_steps; i++) {
         vtci_arena at = chain->products;
-        vtci_gemm g = product_of(chain, i / 2, 0, sizes[i % 2]);
+        vtci_packed packed;
+        vtci_gemm g = product_of(chain, i / 2, 0, sizes[i % 2], &packed);
 
         vtci_gemm_lay_out(&at, call, &g);
         most = vtci_max(most, at.used);
@@ -384,7 +472,8 @@ static void run_block(const vtci_chain *chain, size_t first, size_t n)
 
     for (size_t i = 0; i < chain->n_steps; i++) {
         vtci_arena arena = chain->products;
-        vtci_gemm g = product_of(chain, i, first, n);
+        vtci_packed packed;
+        vtci_gemm g = product_of(chain, i, first, n, &packed);
 
         prepare_input(chain, i, first, n);
         vtci_gemm_lay_out(&arena, chain->call, &g);
@@ -437,16 +526,47 @@ static vtci_step norm_mlp_step(const void *p, size_t i)
     return steps[i];
 }
 
-vtc_status vtci_norm_mlp_open(const vtci_call *call, const vtci_norm_mlp *model, vtc_norm_kind norm,
-                              float eps, vtci_chain *chain)
+static vtc_status open_weights(const vtci_call *call, const vtci_norm_mlp *model, vtci_chain *chain)
 {
     VTCI_REQUIRE(call, model->weights != NULL, VTC_ERR_NULL, "weights is NULL");
-    VTCI_TRY(vtci_check_activation(call, model->act));
-    VTCI_TRY(vtci_check_norm(call, norm, eps));
     chain->n_steps = 2;
     chain->step = norm_mlp_step;
     chain->model = model;
+    return VTC_OK;
+}
+
+vtc_status vtci_norm_mlp_open(const vtci_call *call, const vtci_norm_mlp *model, vtc_norm_kind norm,
+                              float eps, const vtc_prepared *prepared, vtci_chain *chain)
+{
+    VTCI_TRY(open_weights(call, model, chain));
+    VTCI_TRY(vtci_check_activation(call, model->act));
+    VTCI_TRY(vtci_check_norm(call, norm, eps));
     chain->norm = norm;
     chain->eps = eps;
+    chain->prepared = prepared;
     return VTC_OK;
+}
+
+vtc_status vtc_norm_mlp_prepare_size(const vtc_norm_mlp_weights *weights, const vtc_exec *exec,
+                                     size_t *bytes)
+{
+    const vtci_norm_mlp model = { weights, VTC_ACT_NONE };
+    vtci_chain chain = { 0 };
+    vtci_call call;
+
+    VTCI_TRY(vtci_begin_query(&call, "vtc_norm_mlp_prepare_size", exec, bytes));
+    VTCI_TRY(open_weights(&call, &model, &chain));
+    return vtci_chain_prepare_size(&call, &chain, bytes);
+}
+
+vtc_status vtc_norm_mlp_prepare(const vtc_norm_mlp_weights *weights, vtc_prepared *prepared,
+                                const vtc_exec *exec)
+{
+    const vtci_norm_mlp model = { weights, VTC_ACT_NONE };
+    vtci_chain chain = { 0 };
+    vtci_call call;
+
+    VTCI_TRY(vtci_begin(&call, "vtc_norm_mlp_prepare", exec));
+    VTCI_TRY(open_weights(&call, &model, &chain));
+    return vtci_chain_prepare(&call, &chain, prepared);
 }

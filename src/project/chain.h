@@ -9,6 +9,7 @@
 #define VTCI_CHAIN_H
 
 #include "../../include/vtc/project.h"
+#include "../base/prepared.h"
 #include "../linalg/gemm.h"
 #include "join.h"
 
@@ -32,8 +33,10 @@ typedef struct vtci_chain {
     const void *model;
     vtc_norm_kind norm; /* of all norms */
     float eps;
+    const vtc_prepared *prepared; /* of vtci_chain_prepare(); NULL: none */
 
     /* set by vtci_chain_open() */
+    vtci_arena packed; /* behind the header of the prepared object */
     vtci_rows y;
     size_t n_rows;
     size_t widest_norm, widest_hidden; /* hidden: the outputs of all steps but the last */
@@ -71,6 +74,12 @@ VTC_NODISCARD vtc_status vtci_chain_query(const vtci_call *call, vtci_chain *cha
 VTC_NODISCARD vtc_status vtci_chain_execute(const vtci_call *call, vtci_chain *chain,
                                             const vtc_tensor *y);
 
+/* The weights of all steps, packed. The chain needs steps and model alone. */
+VTC_NODISCARD vtc_status vtci_chain_prepare_size(const vtci_call *call, const vtci_chain *chain,
+                                                 size_t *bytes);
+VTC_NODISCARD vtc_status vtci_chain_prepare(const vtci_call *call, const vtci_chain *chain,
+                                            const vtc_prepared *prepared);
+
 /* ---- norm, fc1, act, fc2 --------------------------------------------------------------------- */
 
 /* Rows of a model's table for vtc_norm_mlp_weights. */
@@ -93,6 +102,7 @@ typedef struct vtci_norm_mlp {
 
 /* Checks the parameters and makes the model the chain's; it must outlive the chain. */
 VTC_NODISCARD vtc_status vtci_norm_mlp_open(const vtci_call *call, const vtci_norm_mlp *model,
-                                            vtc_norm_kind norm, float eps, vtci_chain *chain);
+                                            vtc_norm_kind norm, float eps,
+                                            const vtc_prepared *prepared, vtci_chain *chain);
 
 #endif

@@ -66,6 +66,24 @@ static vtci_step step_of(const void *p, size_t i)
     return layer;
 }
 
+static vtc_status open_weights(const vtci_call *call, const vtc_mlp_weights *weights,
+                               struct job *job)
+{
+    VTCI_REQUIRE_PTR(call, weights);
+    VTCI_REQUIRE(call, weights->linear != NULL || weights->n_linear == 0, VTC_ERR_NULL,
+                 "linear is NULL, n_linear is %zu", weights->n_linear);
+    VTCI_REQUIRE(call, weights->n_linear <= INT32_MAX && weights->n_residual <= INT32_MAX,
+                 VTC_ERR_OVERFLOW, "%zu linear layers, %zu residual blocks", weights->n_linear,
+                 weights->n_residual);
+    VTCI_REQUIRE(call, weights->residual != NULL || weights->n_residual == 0, VTC_ERR_NULL,
+                 "residual is NULL, n_residual is %zu", weights->n_residual);
+    job->weights = weights;
+    job->chain.n_steps = weights->n_linear + 2 * weights->n_residual;
+    job->chain.step = step_of;
+    job->chain.model = job;
+    return VTC_OK;
+}
+
 static vtc_status open_job(const vtci_call *call, const vtc_mlp_params *params,
                            const vtc_mlp_weights *weights, const vtc_tensor *x, const vtc_tensor *y,
                            struct job *job)
@@ -77,24 +95,14 @@ static vtc_status open_job(const vtci_call *call, const vtc_mlp_params *params,
     VTCI_TRY(vtci_params_read(call, &job->params, sizeof(job->params), params));
     VTCI_TRY(vtci_check_activation(call, job->params.act));
     VTCI_TRY(vtci_check_norm(call, VTC_NORM_LAYER, job->params.eps));
-    VTCI_REQUIRE_PTR(call, weights);
-    VTCI_REQUIRE(call, weights->linear != NULL || weights->n_linear == 0, VTC_ERR_NULL,
-                 "linear is NULL, n_linear is %zu", weights->n_linear);
-    VTCI_REQUIRE(call, weights->n_linear <= INT32_MAX && weights->n_residual <= INT32_MAX,
-                 VTC_ERR_OVERFLOW, "%zu linear layers, %zu residual blocks", weights->n_linear,
-                 weights->n_residual);
-    VTCI_REQUIRE(call, weights->residual != NULL || weights->n_residual == 0, VTC_ERR_NULL,
-                 "residual is NULL, n_residual is %zu", weights->n_residual);
+    VTCI_TRY(open_weights(call, weights, job));
     VTCI_TRY(vtci_check_tokens(call, x, y));
-    job->weights = weights;
     job->x = vtci_rows_of(x);
     job->y = vtci_rows_of(y);
     job->chain.x = vtci_join_rows(&job->x);
-    job->chain.n_steps = weights->n_linear + 2 * weights->n_residual;
-    job->chain.step = step_of;
-    job->chain.model = job;
     job->chain.norm = VTC_NORM_LAYER;
     job->chain.eps = job->params.eps;
+    job->chain.prepared = job->params.prepared;
     return VTC_OK;
 }
 
@@ -134,6 +142,27 @@ static vtc_status run_identity(const vtci_call *call, struct job *job)
 }
 
 /* ---- public ---------------------------------------------------------------------------------- */
+
+vtc_status vtc_mlp_prepare_size(const vtc_mlp_weights *weights, const vtc_exec *exec, size_t *bytes)
+{
+    struct job job = { 0 };
+    vtci_call call;
+
+    VTCI_TRY(vtci_begin_query(&call, "vtc_mlp_prepare_size", exec, bytes));
+    VTCI_TRY(open_weights(&call, weights, &job));
+    return vtci_chain_prepare_size(&call, &job.chain, bytes);
+}
+
+vtc_status vtc_mlp_prepare(const vtc_mlp_weights *weights, vtc_prepared *prepared,
+                           const vtc_exec *exec)
+{
+    struct job job = { 0 };
+    vtci_call call;
+
+    VTCI_TRY(vtci_begin(&call, "vtc_mlp_prepare", exec));
+    VTCI_TRY(open_weights(&call, weights, &job));
+    return vtci_chain_prepare(&call, &job.chain, prepared);
+}
 
 vtc_status vtc_mlp_scratch(const vtc_mlp_params *params, const vtc_mlp_weights *weights,
                            const vtc_tensor *x, const vtc_tensor *y, const vtc_exec *exec,

@@ -59,7 +59,8 @@ static vtc_status open_job(const vtci_call *call, const vtc_mlp1_params *params,
     job->chain.x = vtci_join_rows(&rows);
     job->model.weights = weights;
     job->model.act = job->params.act;
-    VTCI_TRY(vtci_norm_mlp_open(call, &job->model, job->params.norm, job->params.eps, &job->chain));
+    VTCI_TRY(vtci_norm_mlp_open(call, &job->model, job->params.norm, job->params.eps,
+                                job->params.prepared, &job->chain));
     split_rows(&job->chain.x, &weights->norm);
     return VTC_OK;
 }

@@ -103,7 +103,7 @@ static vtc_status open_job(const vtci_call *call, const vtc_patch_merger_params 
         job->chain.x = vtci_join_runs(&rows, vtci_mul(p->merge, p->merge));
     job->model.weights = weights;
     job->model.act = p->act;
-    return vtci_norm_mlp_open(call, &job->model, p->norm, p->eps, &job->chain);
+    return vtci_norm_mlp_open(call, &job->model, p->norm, p->eps, p->prepared, &job->chain);
 }
 
 vtc_status vtc_patch_merger_scratch(const vtc_patch_merger_params *params,

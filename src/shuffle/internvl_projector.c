@@ -27,7 +27,8 @@ static vtc_status open_job(const vtci_call *call, const vtc_shuffle_projector_pa
     VTCI_TRY(vtci_projector_open(call, &job->params, x, y, &job->chain));
     job->model.weights = weights;
     job->model.act = job->params.act;
-    return vtci_norm_mlp_open(call, &job->model, job->params.norm, job->params.eps, &job->chain);
+    return vtci_norm_mlp_open(call, &job->model, job->params.norm, job->params.eps,
+                              job->params.prepared, &job->chain);
 }
 
 vtc_status vtc_internvl_projector_scratch(const vtc_shuffle_projector_params *params,
