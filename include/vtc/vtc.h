@@ -29,6 +29,7 @@
 #include "resampler.h"
 #include "sample.h"
 #include "score.h"
+#include "qformer.h"
 #include "shuffle.h"
 #include "weights.h"
 

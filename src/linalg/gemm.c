@@ -106,6 +106,17 @@ static size_t piece_length(size_t n, size_t n_pieces)
     return vtci_ceil_div(vtci_ceil_div(n, vtci_max(1, n_pieces)), LINE) * LINE;
 }
 
+static bool is_present(const vtci_rows *rows)
+{
+    return rows->dtype != (vtc_dtype)0;
+}
+
+/* A query may know their layout alone. */
+static bool is_packed(const vtci_gemm *g)
+{
+    return g->packed != NULL && g->packed->dtype != (vtc_dtype)0;
+}
+
 static size_t tile_rows(const vtci_gemm *g)
 {
     return piece_length(g->c.n_rows, vtci_ceil_div(g->c.n_rows, TILE_ROWS));
@@ -131,17 +142,6 @@ static size_t leading_dim(const vtci_rows *rows)
     return rows->row_stride % sizeof(float) == 0 && ld >= rows->n_cols && ld <= INT_MAX ? ld : 0;
 }
 
-static bool is_present(const vtci_rows *rows)
-{
-    return rows->dtype != (vtc_dtype)0;
-}
-
-/* A size query may know no more of packed weights than their shape. */
-static bool is_packed(const vtci_gemm *g)
-{
-    return g->packed != NULL && g->packed->dtype != (vtc_dtype)0;
-}
-
 static bool uses_panels(const vtci_call *call, const vtci_gemm *g)
 {
     const bool fast = vtci_kernels_get()->gemm_is_fast;
@@ -150,6 +150,9 @@ static bool uses_panels(const vtci_call *call, const vtci_gemm *g)
         return false;
     if (is_packed(g))
         return fast || g->c.n_rows <= PACKED_ROWS || !is_present(&g->b);
+    /* many products of one task each are spread over the workers by the tiles of sgemm */
+    if (g->b.n_batch > 1 && g->c.n_cols <= VTCI_PANELS_COLS)
+        return false;
     return fast && call->exec.sgemm == NULL && g->c.n_rows >= RAW_LEAST &&
            g->c.n_rows <= RAW_MOST && g->c.n_cols >= RAW_COLS;
 }

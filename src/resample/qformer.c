@@ -223,6 +223,7 @@ static vtc_status run(const vtci_call *call, const vtc_qformer_params *params,
     VTCI_TRY(check_hidden(&job, v, prepared));
     VTCI_TRY(check_tokens(&job, v, prepared));
     job.n_group = vtci_min(job.n_batch, vtci_max(1, GROUP_ROWS / job.n_rows));
+    job.once = job.object.given && v->image != NULL && vtci_qformer_reads_once(&job.m, job.n_image);
     return vtci_qformer_walk(&job, bytes);
 }
 

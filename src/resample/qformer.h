@@ -95,6 +95,13 @@ typedef struct vtci_qformer_job {
     float *wide;                /* [n, max(nq, L), I]                            */
     float *own_kv;              /* [n, S, n_kv]                                  */
     uint8_t *sees, *sees_image; /* [n, n_rows], [n, S]                         */
+
+    /* of an image that is read once (qformer_once.c) */
+    bool once;
+    float *folded;  /* [H * nq, E] */
+    float *weights; /* [H * nq, S] */
+    float *hides;   /* [S]         */
+    char *panels;   /* [n] images, packed */
 } vtci_qformer_job;
 
 /* Id of token j of text b, from checked ids. */
@@ -111,5 +118,16 @@ void vtci_qformer_encode(const vtci_qformer *m, const vtci_qformer_object *objec
 /* The constants of the object, from the weights as they are. */
 VTC_NODISCARD vtc_status vtci_qformer_constants(vtci_qformer_job *job, size_t *bytes,
                                                 vtci_qformer_object *to);
+
+/* ---- qformer_once.c: attention without keys and values --------------------------------------- */
+
+/* Whether that takes fewer multiply-adds. */
+bool vtci_qformer_reads_once(const vtci_qformer *m, size_t n_image);
+void vtci_qformer_lay_out_once(vtci_qformer_job *job);
+void vtci_qformer_pack_images(const vtci_qformer_job *job);
+
+/* context = attention of q over the images of the group; both [n, nq, D]. */
+void vtci_qformer_read_once(vtci_qformer_job *job, const vtc_qformer_attention *w,
+                            const vtci_rows *q, const vtci_rows *context);
 
 #endif

@@ -258,7 +258,8 @@ static void project_queries(vtci_qformer_job *job, const vtc_linear *layer,
 }
 
 /* Layer `cross` of those that read the image. */
-static void attend_image(vtci_qformer_job *job, bool constant, size_t cross)
+static void attend_image(vtci_qformer_job *job, const vtc_qformer_attention *w, bool constant,
+                         size_t cross)
 {
     const size_t nq = job->m.n_queries, d = job->m.d;
     const vtci_rows context = matrix(job->context, job->n, nq, d);
@@ -266,10 +267,14 @@ static void attend_image(vtci_qformer_job *job, bool constant, size_t cross)
     vtci_rows kv = group_of(job, job->kv);
     vtci_attention a = { .scale = 1.0f / sqrtf((float)(d / job->m.params.n_heads)) };
 
-    if (job->image.dtype != (vtc_dtype)0)
-        kv = matrix(job->own_kv, job->n, job->n_image, job->m.n_kv);
     if (constant)
         q.batch_stride = 0;
+    if (job->once) {
+        vtci_qformer_read_once(job, w, &q, &context);
+        return;
+    }
+    if (job->image.dtype != (vtc_dtype)0)
+        kv = matrix(job->own_kv, job->n, job->n_image, job->m.n_kv);
     a.q = heads_of(job, q, 0);
     a.k = heads_of(job, kv, 2 * cross * d);
     a.v = heads_of(job, kv, (2 * cross + 1) * d);
@@ -291,7 +296,7 @@ static void cross_attention(vtci_qformer_job *job, size_t i,
 
     if (!constant)
         project_queries(job, &w->query, &object->cross_query);
-    attend_image(job, constant, cross);
+    attend_image(job, w, constant, cross);
     add_and_normalize(job, &w->output, &object->cross_output, &w->norm,
                       part_of(job, job->context, nq, job->m.d, 0, nq), 0, nq);
 }
@@ -411,7 +416,9 @@ static void run_group(vtci_qformer_job *job, size_t first, size_t n)
         read_mask(job, job->text_mask, job->m.n_queries, job->n_text, job->sees);
         read_mask(job, job->image_mask, 0, job->n_image, job->sees_image);
     }
-    if (job->image.dtype != (vtc_dtype)0) {
+    if (job->once) {
+        vtci_qformer_pack_images(job);
+    } else if (job->image.dtype != (vtc_dtype)0) {
         const vtci_rows image = group_of(job, job->image);
         const vtci_rows kv = matrix(job->own_kv, n, job->n_image, job->m.n_kv);
 
@@ -439,7 +446,7 @@ static float *take(vtci_qformer_job *job, size_t n_rows, size_t n_cols)
 static void lay_out(vtci_qformer_job *job)
 {
     const size_t n_rows = job->n_rows, d = job->m.d;
-    const bool encodes = job->image.dtype != (vtc_dtype)0;
+    const bool encodes = job->image.dtype != (vtc_dtype)0 && !job->once;
 
     job->x = take(job, n_rows, d);
     job->t = take(job, n_rows, d);
@@ -449,6 +456,8 @@ static void lay_out(vtci_qformer_job *job)
     job->own_kv = encodes ? take(job, job->n_image, job->m.n_kv) : NULL;
     job->sees = vtci_take(&job->steps.arena, vtci_mul(job->n_group, n_rows), 1);
     job->sees_image = vtci_take(&job->steps.arena, vtci_mul(job->n_group, job->n_image), 1);
+    if (job->once)
+        vtci_qformer_lay_out_once(job);
 }
 
 /* All groups, or of those that differ in size one each. */

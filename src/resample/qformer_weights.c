@@ -246,6 +246,8 @@ vtc_status vtci_qformer_open(const vtci_call *call, const vtc_qformer_params *pa
         VTCI_TRY(check_layer(m, i));
     VTCI_REQUIRE(call, m->n_cross != 0, VTC_ERR_SHAPE,
                  "none of the %zu layers has a crossattention", weights->n_layers);
+    VTCI_REQUIRE(call, m->n_image_cols != 0, VTC_ERR_SHAPE,
+                 "crossattention.attention.key.weight takes images of 0 channels");
     VTCI_TRY(check_table(m, "position_embeddings.weight", &weights->position_embeddings));
     VTCI_TRY(check_table(m, "word_embeddings.weight", &weights->word_embeddings));
     if (!vtc_tensor_is_absent(&weights->projection.weight))

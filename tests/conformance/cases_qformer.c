@@ -1,7 +1,7 @@
 /*
  * The Q-Former. Each case runs in four forms: in one call and in two (the image, then the query),
- * from the weights as they are and prepared. All must give what the file expects; what one form
- * gives in a single call, it must give in two with the same bits.
+ * from the weights as they are and prepared. All must give what the file expects, and without an
+ * object two calls the bits of one.
  */
 #include "compare.h"
 #include "methods.h"
@@ -163,18 +163,23 @@ static void compare_with_file(run *r, const char *name, const vtc_tensor *got, c
         case_fault(r->c, "%s, %s: %s", name, form, diff.reason);
 }
 
-/* One call as into m->hidden and m->tokens, and two calls, which must give the same bits. */
-static vtc_status check_two_calls(struct model *m, vtc_tensor hidden, vtc_tensor tokens,
-                                  const char *form)
+/* Two calls give the bits of one; with an object, where one call may take another way through the
+ * image, what the file expects. */
+static vtc_status check_two_calls(struct model *m, const vtc_tensor *hidden,
+                                  const vtc_tensor *tokens)
 {
     run *r = m->r;
-    vtc_tensor hidden2 = like(r, &hidden), tokens2 = like(r, &tokens);
+    vtc_tensor hidden2 = like(r, hidden), tokens2 = like(r, tokens);
 
     TRY(two_calls(m, wanted(&hidden2), wanted(&tokens2)));
-    if (!vtc_tensor_is_absent(&hidden) && !same_bits(&hidden, &hidden2))
-        case_fault(r->c, "out.hidden, %s: other bits in two calls", form);
-    if (!vtc_tensor_is_absent(&tokens) && !same_bits(&tokens, &tokens2))
-        case_fault(r->c, "out.tokens, %s: other bits in two calls", form);
+    compare_with_file(r, "out.hidden", &hidden2, "in two calls");
+    compare_with_file(r, "out.tokens", &tokens2, "in two calls");
+    if (m->prepared != NULL)
+        return VTC_OK;
+    if (!vtc_tensor_is_absent(hidden) && !same_bits(hidden, &hidden2))
+        case_fault(r->c, "out.hidden: other bits in two calls");
+    if (!vtc_tensor_is_absent(tokens) && !same_bits(tokens, &tokens2))
+        case_fault(r->c, "out.tokens: other bits in two calls");
     return VTC_OK;
 }
 
@@ -189,7 +194,7 @@ static vtc_status check_prepared(struct model *m)
     TRY(one_call(m, wanted(&hidden), wanted(&tokens)));
     compare_with_file(r, "out.hidden", &hidden, "prepared");
     compare_with_file(r, "out.tokens", &tokens, "prepared");
-    TRY(check_two_calls(m, hidden, tokens, "prepared"));
+    TRY(check_two_calls(m, &hidden, &tokens));
     m->prepared = NULL;
     return VTC_OK;
 }
@@ -234,7 +239,7 @@ static vtc_status qformer(run *r, const struct layout *layout)
     m.tokens = expected_output(r, "out.tokens", m.weights.query_tokens.dim[1],
                                m.weights.projection.weight.dim[0]);
     TRY(one_call(&m, wanted(&m.hidden), wanted(&m.tokens)));
-    TRY(check_two_calls(&m, m.hidden, m.tokens, "not prepared"));
+    TRY(check_two_calls(&m, &m.hidden, &m.tokens));
     TRY(check_tokens_alone(&m));
     return check_prepared(&m);
 }

@@ -7,12 +7,13 @@
 
 enum { N_WORDS = 23 };
 
-const qformer_case small_blip2 = { 2,     8,       3,        2,       5,       13,    10,
-                                   24,    12,      0,        false,   2,       true,  false,
-                                   false, VTC_F32, VTC_BOOL, VTC_I64, VTC_F32, false, 0 };
-const qformer_case small_instructblip = { 4,     4,       3,        2,       4,       11,    14,
-                                          24,    12,      7,        true,    2,       true,  true,
-                                          false, VTC_F32, VTC_BOOL, VTC_I64, VTC_F32, false, 0 };
+const qformer_case small_blip2 = { 2,        8,       3,       2,     5,    13,    10,    24,
+                                   12,       0,       false,   2,     true, false, false, VTC_F32,
+                                   VTC_BOOL, VTC_I64, VTC_F32, false, 0,    1e-12f };
+const qformer_case small_instructblip = { 4,       4,     3,     2,       4,        11,
+                                          14,      24,    12,    7,       true,     2,
+                                          true,    true,  false, VTC_F32, VTC_BOOL, VTC_I64,
+                                          VTC_F32, false, 0,     1e-12f };
 
 qformer_case random_qformer(uint64_t *seed)
 {
@@ -41,6 +42,7 @@ qformer_case random_qformer(uint64_t *seed)
     c.to = dtypes[rng_below(seed, 3)];
     c.mixed = rng_below(seed, 2) == 1;
     c.gap = rng_below(seed, 3);
+    c.eps = rng_below(seed, 2) == 1 ? 1e-12f : 0.1f;
     return c;
 }
 
@@ -166,6 +168,7 @@ qformer_model *make_qformer(const qformer_case *c, uint64_t seed)
     m->c = *c;
     m->params = params;
     m->params.n_heads = c->n_heads;
+    m->params.eps = c->eps;
     m->set.seed = seed;
     m->set.mixed = c->mixed;
     m->set.gap = c->gap;

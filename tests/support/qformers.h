@@ -19,6 +19,7 @@ typedef struct qformer_case {
     vtc_dtype from, mask, id, to;
     bool mixed; /* dtypes of the weights */
     size_t gap;
+    float eps;
 } qformer_case;
 
 typedef struct qformer_model {
