@@ -283,7 +283,7 @@ static bool answer(struct tool *tool, struct question *q)
     }
     print_table(q, &all, &left);
     if (q->planner != NULL)
-        printf("\n  choosing the tokens once: %.4f 10^12 multiply-adds\n", selector * 1e-12);
+        printf("\n  choosing the tokens once: %.3f 10^9 multiply-adds\n", selector * 1e-9);
     puts("\nA multiply-add is 2 FLOPs. Attention is not halved for causality; head, norms and "
          "softmax\n"
          "are not counted.");

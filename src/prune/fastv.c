@@ -157,6 +157,14 @@ static vtc_status planner_plan(const void *params, const vtc_plan_inputs *image,
     return vtc_fastv(score, image->n_rows, n_keep, image->mass, plan, &rest);
 }
 
+/* One row of attention. */
+static double planner_cost(const void *params, const vtc_plan_inputs *image, size_t n_keep)
+{
+    (void)params;
+    (void)n_keep;
+    return vtci_attention_row_cost(image);
+}
+
 const vtc_planner vtci_planner_fastv = {
     .struct_size = sizeof(vtc_planner),
     .name = "fastv",
@@ -169,4 +177,5 @@ const vtc_planner vtci_planner_fastv = {
     .scratch = planner_scratch,
     .check = planner_check,
     .plan = planner_plan,
+    .cost = planner_cost,
 };

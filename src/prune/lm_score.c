@@ -156,3 +156,17 @@ vtc_status vtci_last_row_score(const vtci_call *call, const vtc_plan_inputs *ima
     VTCI_TRY(open_last_row(call, image, &params, &q));
     return vtc_cls_attention(&params, &q, image->lm_keys, NULL, score, exec);
 }
+
+double vtci_attention_row_cost(const vtc_plan_inputs *image)
+{
+    const vtc_tensor *q = image->lm_query != NULL ? image->lm_query : image->text_query;
+
+    if (q == NULL || image->lm_keys == NULL)
+        return 0.0;
+    return (double)q->dim[0] * (double)image->lm_keys->dim[1] * (double)q->dim[2];
+}
+
+double vtci_text_rows_cost(const vtc_plan_inputs *image)
+{
+    return (double)image->n_text * vtci_attention_row_cost(image);
+}

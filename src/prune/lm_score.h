@@ -41,4 +41,8 @@ VTC_NODISCARD vtc_status vtci_last_row_score_scratch(const vtci_call *call,
 VTC_NODISCARD vtc_status vtci_last_row_score(const vtci_call *call, const vtc_plan_inputs *image,
                                              float *score, const vtc_exec *exec);
 
+/* Multiply-adds of the logits of one row, and of all text rows, with every key of the layer. */
+double vtci_attention_row_cost(const vtc_plan_inputs *image);
+double vtci_text_rows_cost(const vtc_plan_inputs *image);
+
 #endif

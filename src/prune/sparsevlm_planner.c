@@ -162,6 +162,19 @@ static const vtc_param planner_params[] = {
       "1: the best of the dropped tokens come back in clusters" },
 };
 
+/* Raters among the text, then at most all text rows of attention. Clusters of what is recycled are
+ * few. */
+static double planner_cost(const void *params, const vtc_plan_inputs *image, size_t n_keep)
+{
+    const vtc_tensor *e = image->lm_embeddings;
+    const double raters =
+        e == NULL ? 0.0 : (double)image->n_rows * (double)image->n_text * (double)e->dim[1];
+
+    (void)params;
+    (void)n_keep;
+    return raters + vtci_text_rows_cost(image);
+}
+
 const vtc_planner vtci_planner_sparsevlm = {
     .struct_size = sizeof(vtc_planner),
     .name = "sparsevlm",
@@ -180,4 +193,5 @@ const vtc_planner vtci_planner_sparsevlm = {
     .scratch = planner_scratch,
     .check = planner_check,
     .plan = planner_plan,
+    .cost = planner_cost,
 };

@@ -139,6 +139,17 @@ static const vtc_param planner_params[] = {
       0.15625, "share of the budget that is merged tokens" },
 };
 
+/* The row of [CLS], and what is not dominant against the contextual targets of the default share. */
+static double planner_cost(const void *params, const vtc_plan_inputs *image, size_t n_keep)
+{
+    const vtc_tensor *k = image->keys;
+    const double n = (double)image->n_rows, targets = 0.15625 * (double)n_keep;
+
+    (void)params;
+    return k == NULL ? 0.0
+                     : (double)k->dim[0] * n * (double)k->dim[2] + n * targets * (double)k->dim[2];
+}
+
 const vtc_planner vtci_planner_visionzip = {
     .struct_size = sizeof(vtc_planner),
     .name = "visionzip",
@@ -155,4 +166,5 @@ const vtc_planner vtci_planner_visionzip = {
     .scratch = planner_scratch,
     .check = planner_check,
     .plan = planner_plan,
+    .cost = planner_cost,
 };

@@ -113,6 +113,17 @@ static const vtc_param planner_params[] = {
     { "pool_7", VTC_PARAM_SIZE, FIELD(pools[7]), 0, POOL_MAX, 0, "of the eighth's" },
 };
 
+/* Each pooled token of every scale against the mean token and its own length, as with the default
+ * pools. */
+static double planner_cost(const void *params, const vtc_plan_inputs *image, size_t n_keep)
+{
+    const double n = (double)image->n_rows * (1.0 + 1.0 / 4.0 + 1.0 / 16.0);
+
+    (void)params;
+    (void)n_keep;
+    return image->features == NULL ? 0.0 : 2.0 * n * (double)image->features->dim[1];
+}
+
 const vtc_planner vtci_planner_focusllava_vision = {
     .struct_size = sizeof(vtc_planner),
     .name = "focusllava-vision",
@@ -129,4 +140,5 @@ const vtc_planner vtci_planner_focusllava_vision = {
     .scratch = planner_scratch,
     .check = planner_check,
     .plan = planner_plan,
+    .cost = planner_cost,
 };

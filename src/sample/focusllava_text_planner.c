@@ -118,6 +118,18 @@ static const vtc_param planner_params[] = {
       "2: hidden states" },
 };
 
+/* Text rows against all keys, or against hidden states. */
+static double planner_cost(const void *params, const vtc_plan_inputs *image, size_t n_keep)
+{
+    const double n = (double)image->n_rows, m = (double)image->n_text;
+
+    (void)params;
+    (void)n_keep;
+    if (image->lm_keys != NULL)
+        return vtci_text_rows_cost(image);
+    return image->lm_hidden == NULL ? 0.0 : (n + m) * (double)image->lm_hidden->dim[1];
+}
+
 const vtc_planner vtci_planner_focusllava_text = {
     .struct_size = sizeof(vtc_planner),
     .name = "focusllava-text",
@@ -134,4 +146,5 @@ const vtc_planner vtci_planner_focusllava_text = {
     .scratch = planner_scratch,
     .check = planner_check,
     .plan = planner_plan,
+    .cost = planner_cost,
 };
