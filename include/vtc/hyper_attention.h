@@ -174,6 +174,9 @@ VTC_API VTC_NODISCARD vtc_status vtc_hyper_attention_scratch(
  * against: for both gated variants the authors' attention class, transcribed from public copies of
  * the checkpoints' code; for `fused` a transcription of a public port, as the original was not at
  * hand. No released checkpoint was run.
+ * At the sizes of 7B-240728, 7B-241101 and 2B-241014 with random weights (F32, BF16, F16; 64 and
+ * 600 rows, 1 to 3 images) the largest error against a reference in double is 8e-7 of the largest
+ * output.
  */
 VTC_API VTC_NODISCARD vtc_status vtc_hyper_attention(
     const vtc_hyper_attention_params *params, const vtc_hyper_attention_weights *weights,
