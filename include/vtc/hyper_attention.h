@@ -16,7 +16,7 @@
  *
  * Keys and values live in caches of the caller. Those of images are made once for each layer and
  * image, vtc_hyper_attention_encode_images(); those of text are appended by each call, so that a
- * prompt may come whole, in chunks, or token by token, with equal results.
+ * prompt may come whole, in chunks, or token by token, with results equal within rounding.
  *
  *     vtc_hyper_sequence s = { .text = cache, .visual = visual, .media_starts = starts,
  *                              .n_images = 2, .n_image_rows = 729 };
