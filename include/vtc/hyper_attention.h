@@ -16,7 +16,7 @@
  *
  * Keys and values live in caches of the caller. Those of images are made once for each layer and
  * image, vtc_hyper_attention_encode_images(); those of text are appended by each call, so that a
- * prompt may come whole, in chunks, or token by token, with equal results.
+ * prompt may come whole, in chunks, or token by token, with results equal within rounding.
  *
  *     vtc_hyper_sequence s = { .text = cache, .visual = visual, .media_starts = starts,
  *                              .n_images = 2, .n_image_rows = 729 };
@@ -174,6 +174,9 @@ VTC_API VTC_NODISCARD vtc_status vtc_hyper_attention_scratch(
  * against: for both gated variants the authors' attention class, transcribed from public copies of
  * the checkpoints' code; for `fused` a transcription of a public port, as the original was not at
  * hand. No released checkpoint was run.
+ * At the sizes of 7B-240728, 7B-241101 and 2B-241014 with random weights (F32, BF16, F16; 64 and
+ * 600 rows, 1 to 3 images) the largest error against a reference in double is 8e-7 of the largest
+ * output.
  */
 VTC_API VTC_NODISCARD vtc_status vtc_hyper_attention(
     const vtc_hyper_attention_params *params, const vtc_hyper_attention_weights *weights,

@@ -128,12 +128,14 @@ VTC_API VTC_NODISCARD vtc_status vtc_vlora_generate_scratch(
  *
  * Where a generator has few queries, keys and values of the features are not formed: the queries
  * are taken through the key's weights instead, and what they attend to through the value's.
- * Images go through in groups whose queries fill 64 rows: scratch is for each image of a group
- * (1 + 2) P D floats or less and (9 D + F) floats for each query, and the largest of what an
- * attention or a product takes.
+ * Images go through in groups whose queries fill 64 rows: scratch is P D floats for each image of a
+ * group and 4 D + max(3 D, F) for each query; 2 P D more for each image where keys and values are
+ * formed, else 2 n_heads Q D once; and the largest of what an attention or a product takes.
  * Returns VTC_ERR_NULL, DTYPE, SHAPE (P must be that of pos_embed), RANGE, OVERLAP, OVERFLOW, DATA
  * or UNSUPPORTED (also another model's or version's prepared object), or SCRATCH on error.
  * Checked against: the authors' generator, run in PyTorch 1.13. No released checkpoint was run.
+ * With random weights at D = 512, P = 576, n = 8 and H r = 1024 x 64 the largest error against a
+ * reference in double is 7e-7 of the largest factor.
  */
 VTC_API VTC_NODISCARD vtc_status vtc_vlora_generate(const vtc_vlora_params *params,
                                                     const vtc_vlora_weights *weights,
@@ -262,7 +264,9 @@ VTC_API VTC_NODISCARD vtc_status vtc_vlora_block_scratch(
  * of at most 512 rows, and the largest of what attention or a product takes. Sequences follow one
  * another. A NaN in one row may reach rows before it, as it does in PyTorch.
  * Returns VTC_ERR_NULL, DTYPE, SHAPE, RANGE, OVERLAP, OVERFLOW or SCRATCH on error.
- * Checked against: the authors' decoder layer, run in PyTorch 1.13.
+ * Checked against: the authors' decoder layer, run in PyTorch 1.13. With random weights at H = 4096
+ * and all kinds at r = 64 the largest error against a reference in double is 3e-6 of the largest
+ * output; that of the same reference in F32 is 5e-6.
  */
 VTC_API VTC_NODISCARD vtc_status vtc_vlora_block(
     const vtc_vlora_block_params *params, const vtc_vlora_block_weights *weights,
