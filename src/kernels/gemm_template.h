@@ -19,6 +19,11 @@ INLINE void KERNEL(tile_of)(const int vectors, const int cut, float *c, size_t l
     const size_t last = n - (size_t)(vectors - 1) * VL;
     vec sum[GEMM_ROWS][GEMM_VECTORS];
 
+    /* rows of a large C lie pages apart and would be waited for at the end */
+    UNROLL for (int i = 0; i < GEMM_ROWS; i++)
+        UNROLL for (int j = 0; j < vectors; j++) if ((size_t)i < m)
+            __builtin_prefetch(c + (size_t)i * ldc + j * VL, 1, 3);
+
     UNROLL for (int i = 0; i < GEMM_ROWS; i++) UNROLL for (int j = 0; j < vectors; j++) sum[i][j] =
         fill(0.0f);
     for (size_t p = 0; p < k; p++, b += ldb) {
