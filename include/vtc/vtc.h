@@ -22,7 +22,6 @@
 #include "pool.h"
 #include "project.h"
 #include "prune.h"
-#include "resample.h"
 #include "qformer.h"
 #include "resample.h"
 #include "resampler.h"
