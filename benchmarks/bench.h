@@ -99,8 +99,10 @@ typedef struct bench_case {
 
 /* Tables end with a case without name. */
 extern const bench_case bench_ficoco_cases[];
+extern const bench_case bench_guided_cases[];
 extern const bench_case bench_machine_cases[];
 extern const bench_case bench_fuse_cases[];
+extern const bench_case bench_hyper_attention_cases[];
 extern const bench_case bench_pool_cases[];
 extern const bench_case bench_mustdrop_cases[];
 extern const bench_case bench_prune_cases[];
@@ -110,6 +112,7 @@ extern const bench_case bench_score_cases[];
 extern const bench_case bench_qformer_cases[];
 extern const bench_case bench_resample_cases[];
 extern const bench_case bench_shuffle_cases[];
+extern const bench_case bench_vlora_cases[];
 extern const bench_case bench_kernel_cases[];
 
 #endif

@@ -12,6 +12,8 @@ static const bench_case *const families[] = {
     bench_machine_cases,
     bench_ficoco_cases,
     bench_fuse_cases,
+    bench_guided_cases,
+    bench_hyper_attention_cases,
     bench_mustdrop_cases,
     bench_plan_cases,
     bench_pool_cases,
@@ -21,6 +23,7 @@ static const bench_case *const families[] = {
     bench_resample_cases,
     bench_score_cases,
     bench_shuffle_cases,
+    bench_vlora_cases,
     bench_kernel_cases,
 };
 /* clang-format on */

@@ -370,6 +370,81 @@ def mustdrop_careful():
     return run
 
 
+def fastv_published():
+    """LLaVA-1.5 7B, 35 rows before the image and 53 of text: one row of attention, 288 tokens kept."""
+    q, k = torch.rand(32, 1, 128) * 2 - 1, torch.rand(32, 664, 128) * 2 - 1
+
+    def run():
+        attention = (q @ k.transpose(1, 2) / math.sqrt(128)).softmax(-1)
+        score = attention.mean(0)[0, 35:35 + 576]
+        return score.topk(288).indices.sort().values
+    return run
+
+
+def visionzip_published():
+    """The authors' steps: 54 dominant tokens, 10 contextual ones, on 16 heads of 64."""
+    q, k = torch.rand(16, 1, 64) * 2 - 1, torch.rand(16, 576, 64) * 2 - 1
+    k_cls, hidden = torch.rand(16, 1, 64) * 2 - 1, torch.rand(576, 1024)
+
+    def run():
+        keys = torch.cat([k_cls, k], 1)
+        attention = (q @ keys.transpose(1, 2) / 8).softmax(-1)[:, 0, 1:]
+        dominant = attention.sum(0).topk(54).indices.sort().values
+        left = torch.ones(576, dtype=torch.bool)
+        left[dominant] = False
+        metric, others = k.mean(0)[left], hidden[left]
+        metric = metric / metric.norm(dim=-1, keepdim=True)
+        targets = torch.arange(0, len(metric), len(metric) // 10)[:10]
+        joins = torch.ones(len(metric), dtype=torch.bool)
+        joins[targets] = False
+        nearest = (metric[joins] @ metric[targets].t()).argmax(1)
+        hot = torch.zeros(len(nearest), 10).scatter_(1, nearest[:, None], 1)
+        mean = (hot.t() @ others[joins]) / hot.sum(0).clamp(min=1)[:, None]
+        return torch.cat([hidden[dominant], others[targets] + mean])
+    return run
+
+
+def sparsevlm(careful):
+    """The authors' steps on LLaVA-1.5 7B: raters, their rows of the layer's whole attention, 300
+    tokens kept, 83 clustered. With care only the raters' rows are computed."""
+    def build():
+        embeddings, hidden = (torch.rand(664, 4096) - 0.5) * 0.1, torch.rand(664, 4096) * 2 - 1
+        q, k = torch.rand(32, 664, 128) * 2 - 1, torch.rand(32, 664, 128) * 2 - 1
+        unseen = torch.full((664, 664), -torch.inf).triu(1)
+
+        def cluster(x, n):
+            distance = torch.cdist(x, x) / math.sqrt(x.shape[1])
+            nearest = distance.topk(n, dim=1, largest=False).values
+            density = (-(nearest ** 2).mean(1)).exp() + torch.rand(len(x)) * 1e-6
+            denser = density[None] > density[:, None]
+            indicator = torch.where(denser, distance, distance.max()).min(1).values
+            centres = (indicator * density).topk(n).indices
+            joined = distance[centres].argmin(0)
+            joined[centres] = torch.arange(n)
+            count = torch.zeros(n).index_add_(0, joined, torch.ones(len(x))) + 1e-6
+            return torch.zeros(n, x.shape[1]).index_add_(0, joined, x / count[joined, None])
+
+        def run():
+            vision, text = embeddings[35:611], embeddings[611:]
+            weight = (vision @ text.t()).softmax(1).mean(0)
+            rows = 611 + torch.where(weight > weight.mean())[0]
+            if careful:
+                logits = q[:, rows] @ k.transpose(1, 2) / math.sqrt(128) + unseen[rows]
+                attention = logits.softmax(-1).mean(0)
+            else:
+                logits = q @ k.transpose(1, 2) / math.sqrt(128) + unseen
+                attention = logits.softmax(-1).mean(0)[rows]
+            score = attention.mean(0)[35:611]
+            keep = score.topk(300).indices
+            left = torch.ones(576, dtype=torch.bool)
+            left[keep] = False
+            dropped = torch.where(left)[0]
+            recycled = dropped[score[dropped].topk(83).indices]
+            return keep.sort().values, cluster(hidden[35 + recycled], 9)
+        return run
+    return build
+
+
 def caches():
     kept = torch.randperm(704)[:192].sort()[0]
     return [torch.rand(32, 704, 128) for _ in range(64)], kept
@@ -512,6 +587,12 @@ WORKLOADS = [
              {**at_most(1.0, threads=[1]), **at_most(0.6, threads=[2])}),
     Workload("Perceiver 256x1024 -> 64", "resample/perceiver_256x1024_64_f32",
              perceiver_published, None, 253, at_most(0.75)),
+    Workload("FastV, LLaVA-1.5", "fastv/llava15_keep288", fastv_published, None, WARM,
+             at_most(0.5)),
+    Workload("VisionZip 54+10, tokens merged", "visionzip/n576_c1024_54_10_merge",
+             visionzip_published, None, WARM, at_most(0.5)),
+    Workload("SparseVLM, LLaVA-1.5", "sparsevlm/llava15_keep300", sparsevlm(False), sparsevlm(True),
+             WARM, at_most(0.5, ["published"])),
     Workload("K/V gather 64x32x704x128->192", "kv/gather_64x32x704x128_192_f32",
              gather_published, gather_careful, 940, at_most(0.6, threads=[2])),
     Workload("LayerNorm 576x1024", "kernels/layer_norm_576x1024",

@@ -120,6 +120,36 @@ static void dot_bits_do_not_depend_on_alignment(void **state)
     on_every_table(check_dot_bits);
 }
 
+static void check_square_distance(const vtci_kernels *k)
+{
+    static float x[MAX_LENGTH], y[MAX_LENGTH];
+    uint64_t seed = 3;
+
+    for (size_t i = 0; i < N_LENGTHS; i++) {
+        const size_t n = length_at(i);
+        double want = 0.0;
+
+        rng_fill(&seed, x, n);
+        rng_fill(&seed, y, n);
+        for (size_t c = 0; c < n; c++)
+            want += ((double)x[c] - y[c]) * ((double)x[c] - y[c]);
+        /* as of dot, and each difference is rounded */
+        const double bound = ((double)n / 32 + 10) * UNIT * want;
+
+        if (!(fabs(k->square_distance(x, y, n) - want) <= bound))
+            fail_msg("%s: length %zu: %.9g, not %.9g", k->name, n,
+                     (double)k->square_distance(x, y, n), want);
+        assert_true(same_value(k->square_distance(x, y, n), k->square_distance(y, x, n)));
+        assert_true(k->square_distance(x, x, n) == 0.0f);
+    }
+}
+
+static void square_distance_is_near_the_double_sum_either_way(void **state)
+{
+    (void)state;
+    on_every_table(check_square_distance);
+}
+
 static void check_scale(const vtci_kernels *k)
 {
     static float x[MAX_LENGTH], y[MAX_LENGTH], want[MAX_LENGTH];
@@ -614,6 +644,7 @@ static void run_guarded(const vtci_kernels *k, size_t n, void *(*alloc)(size_t b
     guard_readonly(x);
     guard_readonly(in);
     k->dot(x, x, n);
+    k->square_distance(x, x, n);
     k->scale(y, x, 2.0f, n);
     k->combine(y, two, w, 2, n, 0);
     k->combine(y, two, w, 2, n, 1);
@@ -659,6 +690,7 @@ int main(void)
         cmocka_unit_test(features_choose_the_table),
         cmocka_unit_test(dot_is_near_the_double_sum),
         cmocka_unit_test(dot_bits_do_not_depend_on_alignment),
+        cmocka_unit_test(square_distance_is_near_the_double_sum_either_way),
         cmocka_unit_test(scale_is_one_rounded_product),
         cmocka_unit_test(combine_is_the_weighted_sum),
         cmocka_unit_test(combine_continues_where_it_stopped),

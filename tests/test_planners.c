@@ -55,6 +55,42 @@ static void initial_parameters_are_those_of_the_macro(void **state)
     assert_int_equal(vtc_planner_params_init(vtc_planner_find("strided"), NULL, NULL), VTC_OK);
 }
 
+/* Structs without padding before their last field, so that their bytes are their values. */
+static void check_initial(const char *name, const void *macro, size_t size)
+{
+    unsigned char params[256];
+
+    memset(params, 0, sizeof(params));
+    assert_int_equal(vtc_planner_find(name)->params_size, size);
+    assert_int_equal(vtc_planner_params_init(vtc_planner_find(name), params, NULL), VTC_OK);
+    assert_memory_equal(params, macro, size);
+}
+
+static void initial_parameters_of_guided_planners_are_those_of_the_macro(void **state)
+{
+    vtc_focusllava_vision_params vision;
+    vtc_sparsevlm_params sparsevlm;
+    vtc_visionzip_params visionzip;
+
+    (void)state;
+    memset(&vision, 0, sizeof(vision));
+    memset(&sparsevlm, 0, sizeof(sparsevlm));
+    vision.struct_size = sizeof(vision);
+    vision.window = vision.pools[0] = 4;
+    vision.pools[1] = 2;
+    vision.pools[2] = 1;
+    vision.n_pools = 3;
+    vision.tau = 0.9f;
+    vision.gate_scale = -1;
+    check_initial("focusllava-vision", &vision, sizeof(vision));
+    assert_int_equal(vtc_planner_params_init(vtc_planner_find("visionzip"), &visionzip, NULL),
+                     VTC_OK);
+    assert_true(visionzip.contextual_share == 0.15625f && visionzip.class_token == 0);
+    assert_int_equal(vtc_planner_params_init(vtc_planner_find("sparsevlm"), &sparsevlm, NULL),
+                     VTC_OK);
+    assert_int_equal(sparsevlm.recycle, 1);
+}
+
 static void named_fields_are_set_and_no_others(void **state)
 {
     const vtc_planner *planner = vtc_planner_find("tome");
@@ -144,6 +180,7 @@ int main(void)
         cmocka_unit_test(rows_have_all_that_a_list_needs),
         cmocka_unit_test(defaults_lie_within_their_ranges),
         cmocka_unit_test(initial_parameters_are_those_of_the_macro),
+        cmocka_unit_test(initial_parameters_of_guided_planners_are_those_of_the_macro),
         cmocka_unit_test(named_fields_are_set_and_no_others),
         cmocka_unit_test(every_type_of_field_is_set),
         cmocka_unit_test(wrong_names_and_values_are_refused),

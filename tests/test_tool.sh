@@ -122,12 +122,18 @@ fi
 
 expect 0 'not a model'"'"'s accuracy' "$vtc" compare "$photos/coffee.jpg" --keep 64 --out pictures
 has_file pictures/coffee.compare.png
-for method in 'ToMe .*576 -> 64 ' 'random .*576 -> 64 .*±' 'average 2x2 .*576 -> 144 ' 'mean pool'; do
+for method in 'ToMe .*576 -> 64 ' 'random .*576 -> 64 .*±' 'average 2x2 .*576 -> 144 ' 'mean pool' \
+    'FiCoCo-V .*576 -> 64 ' 'VisionZip .*576 -> 64 .*salience' 'MustDrop, encode' \
+    'not run: FastV: lacks decoder Q and K' 'not run: SparseVLM'; do
     grep -q "^$method" out || fail "compare does not list $method"
 done
 expect 0 '8 x 12 = 96 tokens' "$vtc" compare "$photos/rocket.jpg" --grid 8x12 --keep 20 --out pictures
 has_file pictures/rocket.compare.png
 expect 0 '576 tokens' "$vtc" compare "$photos/coffee.jpg" --keep 64 --about 0,0,600,400 --out asked
+for method in FiCoCo-L 'MustDrop, prefill' 'FocusLLaVA, text-guided' FastV SparseVLM; do
+    grep -q "^$method .*576 -> .*a region stands in for the question" out ||
+        fail "compare --about does not run $method"
+done
 expect 1 'is outside the part that is used' \
     "$vtc" compare "$photos/coffee.jpg" --about 100000,0,2,2 --out asked
 

@@ -45,7 +45,7 @@ static void print_result(const struct contest *contest, const struct result *res
     char text[64];
 
     snprintf(text, sizeof(text), "%zu -> %zu", contest->source->n_tokens, result->n_out);
-    printf("%-18s%14s", result->title, text);
+    printf("%-26s%14s", result->title, text);
     for (int f = 0; f < N_FIGURES; f++) {
         format_figure(result, (enum figure)f, text, sizeof(text));
         print_right(text, widths[f]);
@@ -62,9 +62,9 @@ static void print_table(const char *path, const struct contest *contest, size_t 
 
     printf("%s: %zu x %zu = %zu tokens, at most %zu kept, %zu thread%s\n\n", path, source->grid_h,
            source->grid_w, source->n_tokens, contest->n_keep, n_threads, n_threads == 1 ? "" : "s");
-    printf("%-18s%14s%10s%13s%15s%15s%9s%12s\n", "method", "tokens", "time ms", "PSNR dB",
+    printf("%-26s%14s%10s%13s%15s%15s%9s%12s\n", "method", "tokens", "time ms", "PSNR dB",
            "cosine mean", "cosine 5 %", "TFLOPs", "KV saved MB");
-    printf("%-18s%14zu%10s%13s%15s%15s%9.2f%12d\n", "all tokens", source->n_tokens, "", "", "", "",
+    printf("%-26s%14zu%10s%13s%15s%15s%9.2f%12d\n", "all tokens", source->n_tokens, "", "", "", "",
            contest->cost.tera_flops, 0);
     for (size_t i = 0; i < contest->n_results; i++)
         if (results[i].missing[0] == '\0')

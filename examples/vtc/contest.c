@@ -128,6 +128,20 @@ static void own_by_cell(const struct source *source, size_t out_h, size_t out_w,
 
 /* ---- planners -------------------------------------------------------------------------------- */
 
+/* Pixels of outputs whose weights add up to more than 1, as in VisionZip's sums of two terms, are
+ * shown as their average: the picture tells what an output is made of. */
+static void average_pixels(const vtc_plan *plan, float *patches)
+{
+    for (size_t j = 0; plan->reduce == VTC_SUM && j < plan->n_out; j++) {
+        float sum = 0.0f;
+
+        for (int32_t e = plan->begin[j]; e < plan->begin[j + 1]; e++)
+            sum += plan->weight[e];
+        for (size_t i = 0; sum > 1.0f && i < PATCH_VALUES; i++)
+            patches[j * PATCH_VALUES + i] /= sum;
+    }
+}
+
 static bool apply_to_both(struct tool *tool, const struct source *source, const vtc_plan *plan,
                           struct outputs *outputs)
 {
@@ -138,8 +152,11 @@ static bool apply_to_both(struct tool *tool, const struct source *source, const 
         return false;
     y_tokens = vtc_f32_2d(outputs->tokens, plan->n_out, DESCRIPTOR_WIDTH);
     y_patches = vtc_f32_2d(outputs->patches, plan->n_out, PATCH_VALUES);
-    return run_plan(tool, plan, &source->features, &y_tokens) &&
-           run_plan(tool, plan, &patches, &y_patches);
+    if (!run_plan(tool, plan, &source->features, &y_tokens) ||
+        !run_plan(tool, plan, &patches, &y_patches))
+        return false;
+    average_pixels(plan, outputs->patches);
+    return true;
 }
 
 static bool take_plan(struct tool *tool, const struct source *source, const vtc_plan *plan,

@@ -13,7 +13,8 @@
 
 enum {
     LENT_ALWAYS = VTC_NEED_CLS | VTC_NEED_KEYS | VTC_NEED_QUERIES,
-    LENT_ABOUT = VTC_NEED_TEXT | VTC_NEED_LM | VTC_NEED_HIDDEN | VTC_NEED_EMBEDDINGS
+    LENT_ABOUT =
+        VTC_NEED_TEXT | VTC_NEED_LM | VTC_NEED_HIDDEN | VTC_NEED_EMBEDDINGS | VTC_NEED_LM_OR_HIDDEN
 };
 
 /* ---- the region ---------------------------------------------------------------------------------
@@ -156,7 +157,7 @@ static const vtc_tensor *if_lent(bool lent, const vtc_tensor *view)
 static void put_inputs(struct source *source, unsigned lent)
 {
     vtc_plan_inputs *in = &source->inputs;
-    const bool lm = (lent & VTC_NEED_LM) != 0;
+    const bool lm = (lent & (VTC_NEED_LM | VTC_NEED_LM_OR_HIDDEN)) != 0;
 
     in->cls_attention = if_lent((lent & VTC_NEED_CLS) != 0, &source->cls_attention);
     in->keys = if_lent((lent & VTC_NEED_KEYS) != 0, &source->keys);

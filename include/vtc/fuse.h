@@ -3,5 +3,7 @@
 #define VTC_FUSE_H
 
 #include "gated_xattn.h"
+#include "hyper_attention.h"
+#include "vlora.h"
 
 #endif

@@ -85,7 +85,8 @@ typedef enum vtc_need {
     VTC_NEED_QUERIES = 1 << 8,
     VTC_NEED_EMBEDDINGS = 1 << 9, /* lm_embeddings */
     VTC_NEED_KEY_ROWS = 1 << 10,
-    VTC_NEED_IMAGE = 1 << 11 /* acts on pixels before the encoder: no inputs have it, no plan */
+    VTC_NEED_LM_OR_HIDDEN = 1 << 11, /* what VTC_NEED_LM asks for, or lm_hidden */
+    VTC_NEED_IMAGE = 1 << 12 /* acts on pixels before the encoder: no inputs have it, no plan */
 } vtc_need;
 
 /* Bits of `needs` that these inputs lack; 0: the planner can run. */

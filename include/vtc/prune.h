@@ -6,6 +6,7 @@
 #define VTC_PRUNE_H
 
 #include "ficoco.h"
+#include "guided.h"
 #include "mustdrop.h"
 #include "plan.h"
 

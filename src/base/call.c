@@ -104,7 +104,7 @@ vtc_exec vtci_exec_behind(const vtci_call *call, const vtci_arena *arena)
 {
     vtc_exec rest = call->exec;
 
-    if (rest.scratch != NULL) {
+    if (rest.scratch != NULL && arena->used <= rest.scratch_size) {
         rest.scratch = (char *)rest.scratch + arena->used;
         rest.scratch_size -= arena->used;
     }

@@ -76,7 +76,7 @@ vtci_arena vtci_arena_open(const vtci_call *call);
 VTC_NODISCARD vtc_status vtci_arena_check(const vtci_call *call, const vtci_arena *arena);
 
 /* The executor for a public function called inside, with what is left of the scratch memory behind
- * a checked arena. */
+ * an arena; all of it when the arena does not fit, which vtci_arena_check() tells. */
 vtc_exec vtci_exec_behind(const vtci_call *call, const vtci_arena *arena);
 
 VTC_NODISCARD vtc_status vtci_begin_query(vtci_call *call, const char *name, const vtc_exec *exec,

@@ -34,6 +34,9 @@ typedef struct vtci_kernels {
     /* sum of x[i] * y[i] */
     float (*dot)(const float *x, const float *y, size_t n);
 
+    /* sum of (x[i] - y[i])^2, of two rows in either order the same bits */
+    float (*square_distance)(const float *x, const float *y, size_t n);
+
     /*
      * y[a * y_stride + b] = sum over s < n_segments, i < n of x[a][s * x_step + i] *
      * z[b][s * z_step + i], for a < n_x and b < n_z: all products of some rows with others, where a

@@ -89,6 +89,32 @@ ATTRIBUTES static float KERNEL(dot)(const float *x, const float *y, size_t n)
     return sum_lanes(add(add(s0, s1), add(s2, s3)));
 }
 
+INLINE vec KERNEL(add_square)(vec x, vec y, vec sum)
+{
+    const vec difference = sub(x, y);
+
+    return fma3(difference, difference, sum);
+}
+
+ATTRIBUTES static float KERNEL(square_distance)(const float *x, const float *y, size_t n)
+{
+    vec s0 = fill(0.0f), s1 = s0, s2 = s0, s3 = s0;
+    size_t i = 0;
+
+    for (; n - i >= BLOCK; i += BLOCK) {
+        s0 = KERNEL(add_square)(load(x + i), load(y + i), s0);
+        s1 = KERNEL(add_square)(load(x + i + VL), load(y + i + VL), s1);
+        s2 = KERNEL(add_square)(load(x + i + 2 * VL), load(y + i + 2 * VL), s2);
+        s3 = KERNEL(add_square)(load(x + i + 3 * VL), load(y + i + 3 * VL), s3);
+    }
+    for (; i < n; i += VL) {
+        const size_t m = LANES(n - i);
+
+        s0 = KERNEL(add_square)(load_some(x + i, m, 0.0f), load_some(y + i, m, 0.0f), s0);
+    }
+    return sum_lanes(add(add(s0, s1), add(s2, s3)));
+}
+
 /* Rows of a tile: with one panel of columns that is 12 vectors in flight, or 24 of 4 floats. */
 enum { TILE_ROWS = VL == 16 ? 12 : 6, TILE_VECTORS = VTCI_PANEL / VL };
 
@@ -373,6 +399,7 @@ const vtci_kernels JOIN(vtci_kernels, SUFFIX) = {
     .name = NAME,
     .dot = KERNEL(dot),
     .dots = KERNEL(dots),
+    .square_distance = KERNEL(square_distance),
     .multiply_panels = KERNEL(multiply_panels),
     .scale = KERNEL(scale),
     .add = KERNEL(add),

@@ -31,6 +31,18 @@ static void dots_c(float *y, size_t y_stride, const float *const *x, size_t n_x,
         }
 }
 
+static float square_distance_c(const float *x, const float *y, size_t n)
+{
+    double sum = 0.0;
+
+    for (size_t i = 0; i < n; i++) {
+        const double difference = (double)x[i] - y[i];
+
+        sum += difference * difference;
+    }
+    return (float)sum;
+}
+
 static void multiply_panels_c(float *c, size_t ldc, const float *a, size_t lda, const float *panels,
                               size_t m, size_t n_panels, size_t k)
 {
@@ -407,6 +419,7 @@ const vtci_kernels vtci_kernels_c = {
     .name = "c",
     .dot = dot_c,
     .dots = dots_c,
+    .square_distance = square_distance_c,
     .multiply_panels = multiply_panels_c,
     .scale = scale_c,
     .add = add_c,

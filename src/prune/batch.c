@@ -147,32 +147,38 @@ vtc_status vtc_planner_cost(const vtc_planner *planner, const void *params,
 
 /* ---- plans ----------------------------------------------------------------------------------- */
 
-static vtc_status check_view_apart(const struct batch *batch, const vtc_plan *plan,
-                                   const vtc_plan_count *n, const char *name,
-                                   const vtc_tensor *view)
-{
-    if (view == NULL)
-        return VTC_OK;
-    return vtci_plan_check_apart(batch->call, plan, n->n_in, n->n_out, n->n_nnz, name, view->data,
-                                 vtci_span_bytes(view));
-}
-
-/* The views that an image may be planned from are apart from the plan of all images. Those of the
- * language model were only checked where the planner looks at them. */
+/* The views that an image may be planned from are apart from the plan of all images. Those that
+ * only some planners look at were checked only for them. */
 static vtc_status check_views_apart(const struct batch *batch, const vtc_plan *plan,
                                     const vtc_plan_count *n)
 {
     const vtc_plan_inputs *in = &batch->inputs;
+    const unsigned sees = batch->planner.needs | batch->planner.uses;
+    const bool lm = (sees & (VTC_NEED_LM | VTC_NEED_LM_OR_HIDDEN)) != 0;
+    const bool cls = (sees & VTC_NEED_CLS) != 0;
+    const struct {
+        const char *name;
+        const vtc_tensor *view;
+        bool seen;
+    } views[] = {
+        { "features", in->features, true },
+        { "keys", in->keys, cls || (sees & VTC_NEED_KEYS) != 0 },
+        { "queries", in->queries, (sees & VTC_NEED_QUERIES) != 0 },
+        { "cls_attention", in->cls_attention, cls },
+        { "lm_query", in->lm_query, lm },
+        { "lm_keys", in->lm_keys, lm },
+        { "lm_log_sum_exp", in->lm_log_sum_exp, lm },
+        { "text_query", in->text_query, lm },
+        { "lm_hidden", in->lm_hidden, (sees & (VTC_NEED_HIDDEN | VTC_NEED_LM_OR_HIDDEN)) != 0 },
+        { "lm_embeddings", in->lm_embeddings, (sees & VTC_NEED_EMBEDDINGS) != 0 },
+    };
 
-    VTCI_TRY(check_view_apart(batch, plan, n, "features", in->features));
-    VTCI_TRY(check_view_apart(batch, plan, n, "keys", in->keys));
-    VTCI_TRY(check_view_apart(batch, plan, n, "cls_attention", in->cls_attention));
-    if (((batch->planner.needs | batch->planner.uses) & VTC_NEED_LM) == 0)
-        return VTC_OK;
-    VTCI_TRY(check_view_apart(batch, plan, n, "lm_query", in->lm_query));
-    VTCI_TRY(check_view_apart(batch, plan, n, "lm_keys", in->lm_keys));
-    VTCI_TRY(check_view_apart(batch, plan, n, "lm_log_sum_exp", in->lm_log_sum_exp));
-    return check_view_apart(batch, plan, n, "text_query", in->text_query);
+    for (size_t i = 0; i < sizeof(views) / sizeof(*views); i++)
+        if (views[i].seen && views[i].view != NULL)
+            VTCI_TRY(vtci_plan_check_apart(batch->call, plan, n->n_in, n->n_out, n->n_nnz,
+                                           views[i].name, views[i].view->data,
+                                           vtci_span_bytes(views[i].view)));
+    return VTC_OK;
 }
 
 /* Room and memory, before anything is written. */

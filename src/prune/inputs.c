@@ -27,6 +27,8 @@ static unsigned present(const vtc_plan_inputs *in)
         bits |= VTC_NEED_LM;
     if (in->lm_hidden != NULL)
         bits |= VTC_NEED_HIDDEN;
+    if ((bits & (VTC_NEED_LM | VTC_NEED_HIDDEN)) != 0)
+        bits |= VTC_NEED_LM_OR_HIDDEN;
     if (in->frame_rows != 0)
         bits |= VTC_NEED_FRAMES;
     if (in->queries != NULL)
@@ -64,6 +66,7 @@ static const struct {
     { VTC_NEED_QUERIES, "queries" },
     { VTC_NEED_EMBEDDINGS, "embeddings" },
     { VTC_NEED_KEY_ROWS, "key rows" },
+    { VTC_NEED_LM_OR_HIDDEN, "decoder Q and K, or hidden states" },
     { VTC_NEED_IMAGE, "image" },
 };
 

@@ -41,9 +41,15 @@ static void lay_out(vtci_arena *arena, const vtci_call *call, struct mean_keys *
     m->slices = vtci_take_slices(arena, call, vtci_mul(floats, sizeof(float)), &m->slice_stride);
 }
 
-static void mean_row(const struct mean_keys *m, size_t n, float *tmp)
+/* Whether rows follow each other without a gap, so that several are one long row. */
+static bool is_dense(const vtci_rows *rows)
 {
-    const size_t d = m->k.n_cols;
+    return rows->row_stride == rows->n_cols * vtc_dtype_size(rows->dtype);
+}
+
+/* Row n, or `d` values from it on. */
+static void mean_row(const struct mean_keys *m, size_t n, size_t d, float *tmp)
+{
     void *row = vtci_row(&m->y, 0, n);
     float *y = vtci_row_buffer(row, m->y.dtype, tmp);
     vtci_combine sum;
@@ -63,8 +69,12 @@ static void mean_block(void *job, size_t index, size_t worker)
 
     if (m->slice_stride != 0)
         tmp = (float *)(void *)(m->slices + worker * m->slice_stride);
+    if (is_dense(&m->k) && is_dense(&m->y) && m->y.dtype == VTC_F32) {
+        mean_row(m, index * BLOCK, (end - index * BLOCK) * m->k.n_cols, tmp);
+        return;
+    }
     for (size_t n = index * BLOCK; n < end; n++)
-        mean_row(m, n, tmp);
+        mean_row(m, n, m->k.n_cols, tmp);
 }
 
 vtc_status vtc_mean_keys_scratch(const vtc_tensor *k, const vtc_tensor *metric,

@@ -7,9 +7,20 @@
 #include <string.h>
 
 static const vtc_planner *const planners[] = {
-    &vtci_planner_tome,      &vtci_planner_random,          &vtci_planner_strided,
-    &vtci_planner_mean_pool, &vtci_planner_image_resize,    &vtci_planner_ficoco_v,
-    &vtci_planner_ficoco_l,  &vtci_planner_mustdrop_encode, &vtci_planner_mustdrop_prefill,
+    &vtci_planner_tome,
+    &vtci_planner_ficoco_v,
+    &vtci_planner_ficoco_l,
+    &vtci_planner_mustdrop_encode,
+    &vtci_planner_mustdrop_prefill,
+    &vtci_planner_focusllava_vision,
+    &vtci_planner_focusllava_text,
+    &vtci_planner_fastv,
+    &vtci_planner_visionzip,
+    &vtci_planner_sparsevlm,
+    &vtci_planner_random,
+    &vtci_planner_strided,
+    &vtci_planner_mean_pool,
+    &vtci_planner_image_resize,
 };
 
 const vtc_planner *vtc_planner_at(size_t i)

@@ -4,6 +4,7 @@
 
 #include "../../include/vtc/planner.h"
 #include "../../include/vtc/prune.h"
+#include "../../include/vtc/sample.h"
 
 extern const vtc_planner vtci_planner_tome;
 extern const vtc_planner vtci_planner_random;
@@ -14,5 +15,10 @@ extern const vtc_planner vtci_planner_mustdrop_encode;
 extern const vtc_planner vtci_planner_mustdrop_prefill;
 extern const vtc_planner vtci_planner_ficoco_v;
 extern const vtc_planner vtci_planner_ficoco_l;
+extern const vtc_planner vtci_planner_fastv;
+extern const vtc_planner vtci_planner_focusllava_text;
+extern const vtc_planner vtci_planner_focusllava_vision;
+extern const vtc_planner vtci_planner_sparsevlm;
+extern const vtc_planner vtci_planner_visionzip;
 
 #endif

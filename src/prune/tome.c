@@ -17,8 +17,8 @@
  */
 #include "tome.h"
 
-#include "../kernels/kernels.h"
 #include "../linalg/gemm.h"
+#include "../linalg/nearest.h"
 #include "../linalg/order.h"
 #include "../linalg/rows.h"
 #include "../linalg/transpose.h"
@@ -50,9 +50,6 @@ static size_t n_odd(const vtci_tome *t)
 {
     return t->n_tokens / 2;
 }
-
-/* Far above what rounding does to the cosine of any two rows, far below what matters. */
-static const float SGEMM_ERROR = 1e-5f;
 
 /* ---- checks and scratch ---------------------------------------------------------------------- */
 
@@ -186,32 +183,6 @@ vtc_status vtci_tome_check_rows(const vtci_tome *t, size_t first_bad)
 
 /* ---- matching -------------------------------------------------------------------------------- */
 
-/*
- * The nearest odd token of even token a, and how near it is. sgemm computes the elements of a tile
- * with different instructions, so that equal rows may differ in the last bits: among those within
- * its error of the largest, mostly one, dot products decide, which are equal for equal rows.
- */
-static size_t nearest_odd(const vtci_tome *t, size_t a, const float *cosine, float *best)
-{
-    const vtci_kernels *k = vtci_kernels_get();
-    const size_t d = t->metric.n_cols, n = n_odd(t);
-    const float bound = k->max(cosine, n) - SGEMM_ERROR;
-    size_t nearest = 0;
-
-    *best = -INFINITY;
-    for (size_t b = 0; b < n; b++) {
-        b += k->first_at_least(cosine + b, n - b, bound);
-
-        const float exact = b < n ? k->dot(t->even + a * d, t->odd + b * d, d) : -INFINITY;
-
-        if (exact > *best) {
-            *best = exact;
-            nearest = b;
-        }
-    }
-    return nearest;
-}
-
 static void match_tile(void *job, size_t index, size_t worker)
 {
     const vtci_tome *t = job;
@@ -227,7 +198,8 @@ static void match_tile(void *job, size_t index, size_t worker)
     for (size_t a = begin; a < end; a++, cosine += n) {
         if (t->distill_token)
             cosine[0] = -INFINITY;
-        t->partner[a] = (int32_t)nearest_odd(t, a, cosine, &t->best[a]);
+        t->partner[a] =
+            (int32_t)vtci_nearest_row(t->even + a * d, t->odd, cosine, n, d, &t->best[a]);
     }
 }
 

@@ -41,6 +41,8 @@ static const method *find_method(const test_case *c)
     static const method *const families[] = {
         ficoco_methods,
         fuse_methods,
+        guided_methods,
+        hyper_attention_methods,
         idefics2_methods,
         mustdrop_methods,
         pooling_methods,
@@ -50,7 +52,9 @@ static const method *find_method(const test_case *c)
         qformer_methods,
         resample_methods,
         resampler_methods,
+        sample_methods,
         shuffle_methods,
+        vlora_methods,
     };
     /* clang-format on */
 

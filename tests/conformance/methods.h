@@ -15,7 +15,9 @@ typedef struct method {
 extern const method mustdrop_methods[];
 extern const method ficoco_methods[];
 extern const method fuse_methods[];
+extern const method hyper_attention_methods[];
 extern const method idefics2_methods[];
+extern const method guided_methods[];
 extern const method pooling_methods[];
 extern const method project_methods[];
 extern const method project_conv_methods[];
@@ -23,6 +25,8 @@ extern const method prune_methods[];
 extern const method qformer_methods[];
 extern const method resampler_methods[];
 extern const method resample_methods[];
+extern const method sample_methods[];
 extern const method shuffle_methods[];
+extern const method vlora_methods[];
 
 #endif

@@ -113,6 +113,15 @@ vtc_status run_weights(run *r, const vtc_weight_table *table, const char *prefix
     return vtc_weights_bind(table, find_weight, r, prefix, weights, &r->exec);
 }
 
+void run_prefix(run *r, const char *name, char *prefix, size_t size)
+{
+    const char *stem = json_string_value(json_object_get(r->c->params, "prefix"));
+    char full[256];
+
+    snprintf(full, sizeof(full), "w.%s%s", stem == NULL ? "" : stem, name);
+    snprintf(prefix, size, "w.%s", stem != NULL && case_has_tensor(r->c, full) ? stem : "");
+}
+
 const float *run_floats(run *r, const char *name, size_t n)
 {
     vtc_tensor t;

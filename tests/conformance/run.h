@@ -47,6 +47,9 @@ vtc_tensor run_input(run *r, const char *name);
 /* Binds the weights whose names begin with `prefix` ("w.", "w.mlp."). */
 vtc_status run_weights(run *r, const vtc_weight_table *table, const char *prefix, void *weights);
 
+/* "w.", or "w." and the parameter "prefix" where the weight `name` is found below that. */
+void run_prefix(run *r, const char *name, char *prefix, size_t size);
+
 /* A 1-D float input as plain F32 of `n` elements; NULL when the file has none of that name. */
 const float *run_floats(run *r, const char *name, size_t n);
 
