@@ -169,7 +169,9 @@ static void run_core(bench_set *set)
 static const struct shape prefill = { VTC_F32, 512, 4, false };
 static const struct shape prefill_bf16 = { VTC_BF16, 512, 4, false };
 static const struct shape few_bf16 = { VTC_BF16, 32, 1, true };
-static const struct shape decode = { VTC_BF16, 1, 1, false };
+static const struct shape decode_f32 = { VTC_F32, 1, 1, false };
+static const struct shape decode_raw = { VTC_BF16, 1, 1, false };
+static const struct shape decode = { VTC_BF16, 1, 1, true };
 
 /* The decoder's layers run between two blocks: weights come from main memory. */
 enum { COLD = true };
@@ -181,6 +183,8 @@ const bench_case bench_fuse_cases[] = {
     { "fuse/gated_xattn_512x4096_f32", set_up_block, run_block, &prefill, COLD, RATE_90 },
     { "fuse/gated_xattn_512x4096_bf16", set_up_block, run_block, &prefill_bf16, COLD, 0.0 },
     { "fuse/gated_xattn_32x4096_bf16", set_up_block, run_block, &few_bf16, COLD, 0.0 },
+    { "fuse/gated_xattn_1x4096_raw_f32", set_up_block, run_block, &decode_f32, COLD, 0.0 },
+    { "fuse/gated_xattn_1x4096_raw_bf16", set_up_block, run_block, &decode_raw, COLD, 0.0 },
     { "fuse/gated_xattn_1x4096_bf16", set_up_block, run_block, &decode, COLD, 0.0 },
     { "fuse/gated_xattn_attention_8x1024x256x64", set_up_core, run_core, NULL, false, RATE_50 },
     { NULL, NULL, NULL, NULL, false, 0.0 },
