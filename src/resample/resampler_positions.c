@@ -97,21 +97,18 @@ static struct taps taps_of(size_t o, size_t n, size_t g)
     return taps;
 }
 
-static size_t side_of(size_t n)
+size_t vtci_square_side(size_t n, bool *exact)
 {
-    size_t side = (size_t)sqrt((double)n);
+    const size_t side = (size_t)nearbyint(sqrt((double)n));
 
-    while (side * side > n)
-        side--;
-    while ((side + 1) * (side + 1) <= n)
-        side++;
+    *exact = vtci_mul(side, side) == n;
     return side;
 }
 
 static void add_resized(const vtci_resampler_positions *p, size_t i)
 {
-    const vtci_rows stored = vtci_rows_of(&p->m->w->pos_embed);
-    const size_t g = side_of(p->m->n_queries), d = p->m->d;
+    const vtci_rows stored = vtci_rows_of(&p->m->w.pos_embed);
+    const size_t g = p->side, d = p->m->d;
     const struct taps down = taps_of(i / p->n_cols, p->n_rows, g);
     const struct taps across = taps_of(i % p->n_cols, p->n_cols, g);
     float *y = p->y + i * d;
@@ -147,6 +144,9 @@ void vtci_resampler_add_positions(const vtci_resampler_positions *positions)
 {
     vtci_resampler_positions p = *positions;
     const vtci_call *call = p.m->call;
+    bool exact;
+
+    p.side = vtci_square_side(p.m->n_queries, &exact);
 
     if (p.m->params.variant != VTC_RESAMPLER_QWEN_VL)
         vtci_parallel(call, vtci_max(p.n_rows, p.n_cols), fill_row, &p);
