@@ -130,8 +130,7 @@ static void gated_multiply_adds_are_those_of_mustdrop(void **state)
                 2.0 * tera("qwen2-vl-7b", 10, 1, VTC_COST_MACS_UNGATED));
 }
 
-/* ---- schedules ---------------------------------------------------------------------------------
- */
+/* ---- schedules ------------------------------------------------------------------------------- */
 
 static vtc_token_schedule schedule_of(const size_t *n_visual, size_t n_text)
 {
@@ -226,8 +225,7 @@ static void caches_of_a_schedule_add_up(void **state)
     assert_true(bytes == 2.0 * 2 * (13 + 15) / 2);
 }
 
-/* ---- encoder and projector ---------------------------------------------------------------------
- */
+/* ---- encoder and projector ------------------------------------------------------------------- */
 
 static double encoder_macs(const char *model, size_t n_visual)
 {

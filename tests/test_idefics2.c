@@ -301,8 +301,7 @@ static void extents_of_zero_work(void **state)
     }
 }
 
-/* ---- cost --------------------------------------------------------------------------------------
- */
+/* ---- cost ------------------------------------------------------------------------------------ */
 
 static vtc_tensor extent(size_t rows, size_t cols)
 {
@@ -358,8 +357,7 @@ static void the_released_model_costs_what_its_page_says(void **state)
     assert_true(fabs(cost.parameters / 1e6 - (92 + 651)) < 1.0);
 }
 
-/* ---- refusals ----------------------------------------------------------------------------------
- */
+/* ---- refusals -------------------------------------------------------------------------------- */
 
 static void expect(scene *s, const vtc_prepared *prepared, vtc_status want, const char *part)
 {

@@ -314,8 +314,7 @@ static void extents_of_zero_work(void **state)
     }
 }
 
-/* ---- cost --------------------------------------------------------------------------------------
- */
+/* ---- cost ------------------------------------------------------------------------------------ */
 
 static vtc_resampler_weights extents(size_t d, size_t m, size_t n_vision)
 {
@@ -360,8 +359,7 @@ static void released_models_cost_what_their_page_says(void **state)
     }
 }
 
-/* ---- refusals ----------------------------------------------------------------------------------
- */
+/* ---- refusals -------------------------------------------------------------------------------- */
 
 static void expect(scene *s, vtc_status want, const char *part)
 {

@@ -59,8 +59,7 @@ struct question {
     size_t seen[MAX_LAYERS]; /* visual tokens of each decoder layer */
 };
 
-/* ---- what is asked ------------------------------------------------------------------------------
- */
+/* ---- what is asked --------------------------------------------------------------------------- */
 
 static int unknown_model(const char *name)
 {
@@ -119,8 +118,7 @@ static int read_question(const struct options *options, struct question *q)
     return read_method(options, q);
 }
 
-/* ---- tokens per layer ---------------------------------------------------------------------------
- */
+/* ---- tokens per layer ------------------------------------------------------------------------ */
 
 /* The same number goes in every step, so that n_keep are left behind the last. */
 static bool make_schedule(struct tool *tool, struct question *q)
@@ -143,8 +141,7 @@ static bool make_schedule(struct tool *tool, struct question *q)
                                                &tool->exec));
 }
 
-/* ---- the selector
- * -------------------------------------------------------------------------------- */
+/* ---- the selector ---------------------------------------------------------------------------- */
 
 /* Multiply-adds of choosing the tokens once: the inputs are views of these sizes without data. */
 static bool selector_cost(struct tool *tool, const struct question *q, double *macs)
@@ -176,8 +173,7 @@ static bool selector_cost(struct tool *tool, const struct question *q, double *m
                       vtc_planner_cost(q->planner, NULL, &inputs, &budget, macs, &tool->exec));
 }
 
-/* ---- the table
- * ------------------------------------------------------------------------------------ */
+/* ---- the table ------------------------------------------------------------------------------- */
 
 struct costs {
     double encoder, projector, prefill, decode; /* FLOPs, gated convention */

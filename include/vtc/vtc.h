@@ -22,9 +22,9 @@
 #include "project.h"
 #include "prune.h"
 #include "qformer.h"
+#include "resample.h"
 #include "resampler.h"
 #include "score.h"
-#include "resample.h"
 #include "shuffle.h"
 #include "weights.h"
 

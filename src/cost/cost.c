@@ -43,8 +43,7 @@ static vtc_status read_schedule(const vtci_call *call, const vtc_token_schedule 
     return VTC_OK;
 }
 
-/* ---- decoder -----------------------------------------------------------------------------------
- */
+/* ---- decoder --------------------------------------------------------------------------------- */
 
 static bool is_gated(vtc_cost_convention convention)
 {
@@ -165,8 +164,7 @@ vtc_status vtc_schedule_steps(size_t n_layers, size_t n_first, const size_t *aft
     return VTC_OK;
 }
 
-/* ---- encoder and projector ---------------------------------------------------------------------
- */
+/* ---- encoder and projector ------------------------------------------------------------------- */
 
 static vtc_status check_model(const vtci_call *call, const vtc_model *model,
                               const double *operations, vtc_cost_convention convention)
@@ -234,8 +232,7 @@ vtc_status vtc_cost_projector(const vtc_model *model, size_t n_visual,
     return VTC_OK;
 }
 
-/* ---- bytes -------------------------------------------------------------------------------------
- */
+/* ---- bytes ----------------------------------------------------------------------------------- */
 
 /* Bytes of `rows` tokens in the cache of one layer. */
 static double layer_bytes(const vtc_decoder *decoder, double rows, size_t bits)

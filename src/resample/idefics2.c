@@ -24,8 +24,7 @@
 /* Patches that go through the wide MLP at a time. */
 enum { BLOCK_ROWS = 512 };
 
-/* ---- names -------------------------------------------------------------------------------------
- */
+/* ---- names ----------------------------------------------------------------------------------- */
 
 #define AT(member)       offsetof(vtc_idefics2_weights, member)
 #define LAYER_AT(member) offsetof(vtc_idefics2_layer, member)
@@ -63,8 +62,7 @@ const vtc_weight_table vtc_idefics2_layer_table = {
     "Idefics2 perceiver layer", layer_weights, sizeof(layer_weights) / sizeof(*layer_weights)
 };
 
-/* ---- the model ---------------------------------------------------------------------------------
- */
+/* ---- the model ------------------------------------------------------------------------------- */
 
 static vtc_status read_params(vtci_idefics2 *m, const vtc_idefics2_params *params)
 {
@@ -161,8 +159,7 @@ vtc_status vtci_idefics2_check_apart(const vtci_idefics2 *m, const char *name, c
     return VTC_OK;
 }
 
-/* ---- one call ----------------------------------------------------------------------------------
- */
+/* ---- one call -------------------------------------------------------------------------------- */
 
 struct job {
     vtci_idefics2 m;
@@ -207,8 +204,7 @@ static void lay_out(vtci_arena *arena, struct job *job)
     }
 }
 
-/* ---- patches -----------------------------------------------------------------------------------
- */
+/* ---- patches --------------------------------------------------------------------------------- */
 
 /* Lists the patches that the mask lets through. */
 static void find_patches(struct job *job)
@@ -285,8 +281,7 @@ static void project_patches(struct job *job)
     }
 }
 
-/* ---- layers ------------------------------------------------------------------------------------
- */
+/* ---- layers ---------------------------------------------------------------------------------- */
 
 static void normalize(const vtci_idefics2 *m, vtci_steps *steps, const vtc_norm *weights,
                       const vtci_rows *x, const vtci_rows *y)
@@ -415,8 +410,7 @@ static void run_image(struct job *job)
     normalize(m, &job->steps, &m->w->norm, &z, &y);
 }
 
-/* ---- calls -------------------------------------------------------------------------------------
- */
+/* ---- calls ----------------------------------------------------------------------------------- */
 
 static vtc_status check_mask(const vtci_call *call, const vtc_tensor *mask, const vtc_tensor *x,
                              const vtc_tensor *tokens)
@@ -514,8 +508,7 @@ vtc_status vtc_idefics2(const vtc_idefics2_params *params, const vtc_idefics2_we
     return VTC_OK;
 }
 
-/* ---- cost --------------------------------------------------------------------------------------
- */
+/* ---- cost ------------------------------------------------------------------------------------ */
 
 /* Multiply-adds of a row. */
 static double linear_macs(const vtc_linear *layer)

@@ -4,8 +4,7 @@
 
 #include <string.h>
 
-/* ---- layout ------------------------------------------------------------------------------------
- */
+/* ---- layout ---------------------------------------------------------------------------------- */
 
 static const vtc_linear *linear_at(const vtc_idefics2_layer *layer, size_t i)
 {
@@ -73,8 +72,7 @@ vtc_status vtci_idefics2_open_object(const vtci_idefics2 *m, const vtc_prepared 
     return VTC_OK;
 }
 
-/* ---- contents ----------------------------------------------------------------------------------
- */
+/* ---- contents -------------------------------------------------------------------------------- */
 
 /* The first layer's latents, whose normed rows need scratch. */
 static void compute_latents(const vtci_idefics2 *m, vtci_steps *steps,
@@ -115,8 +113,7 @@ static void fill(const vtci_idefics2 *m, const vtci_idefics2_object *object)
     }
 }
 
-/* ---- public ------------------------------------------------------------------------------------
- */
+/* ---- public ---------------------------------------------------------------------------------- */
 
 vtc_status vtc_idefics2_prepare_size(const vtc_idefics2_params *params,
                                      const vtc_idefics2_weights *weights, const vtc_exec *exec,

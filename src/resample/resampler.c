@@ -46,8 +46,7 @@ struct job {
     float *v_bias;    /* [D]                                                       */
 };
 
-/* ---- images ------------------------------------------------------------------------------------
- */
+/* ---- images ---------------------------------------------------------------------------------- */
 
 struct grid {
     size_t rows, cols;
@@ -171,8 +170,7 @@ static vtc_status check_groups(struct job *job)
     return VTC_OK;
 }
 
-/* ---- scratch -----------------------------------------------------------------------------------
- */
+/* ---- scratch --------------------------------------------------------------------------------- */
 
 static void lay_out(vtci_arena *arena, struct job *job)
 {
@@ -195,8 +193,7 @@ static void lay_out(vtci_arena *arena, struct job *job)
     job->v_bias = vtci_take_matrix(arena, 1, d);
 }
 
-/* ---- one group ---------------------------------------------------------------------------------
- */
+/* ---- one group ------------------------------------------------------------------------------- */
 
 /* Rows of image b in front of its padding. */
 static vtci_rows patches_of(const struct job *job, size_t b, size_t n)
@@ -316,8 +313,7 @@ static void run_group(struct job *job, size_t g, size_t b, float *mix)
         attend_directly(job, n, mix);
 }
 
-/* ---- the last products -------------------------------------------------------------------------
- */
+/* ---- the last products ----------------------------------------------------------------------- */
 
 /* Groups first .. first + n - 1 of the tokens. */
 static vtci_rows tokens_of(const struct job *job, size_t first, size_t n)
@@ -423,8 +419,7 @@ static void walk(struct job *job)
     }
 }
 
-/* ---- calls -------------------------------------------------------------------------------------
- */
+/* ---- calls ----------------------------------------------------------------------------------- */
 
 static vtc_status read_images(const vtci_call *call, const vtc_resampler_images *from,
                               vtc_resampler_images *images)
@@ -523,8 +518,7 @@ vtc_status vtc_resampler(const vtc_resampler_params *params, const vtc_resampler
     return VTC_OK;
 }
 
-/* ---- cost --------------------------------------------------------------------------------------
- */
+/* ---- cost ------------------------------------------------------------------------------------ */
 
 vtc_status vtc_resampler_cost(const vtc_resampler_params *params,
                               const vtc_resampler_weights *weights, size_t n_batch,

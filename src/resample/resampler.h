@@ -30,8 +30,7 @@ VTC_NODISCARD vtc_status vtci_resampler_check_apart(const vtci_resampler *m, con
 /* Parameters of all tensors that are used. */
 double vtci_resampler_parameters(const vtci_resampler *m);
 
-/* ---- the query side ----------------------------------------------------------------------------
- */
+/* ---- the query side -------------------------------------------------------------------------- */
 
 /* Floats of the query side: [M, D] projected queries or, in the cheaper order, [H, M, D] queries
  * that went through the keys' matrices of their heads. */
@@ -47,8 +46,7 @@ void vtci_resampler_lay_out_queries(vtci_arena *arena, const vtci_resampler *m,
 void vtci_resampler_compute_queries(const vtci_resampler *m, vtci_steps *steps,
                                     const vtci_resampler_queries *b, float *queries);
 
-/* ---- prepared objects --------------------------------------------------------------------------
- */
+/* ---- prepared objects ------------------------------------------------------------------------ */
 
 typedef struct vtci_resampler_object {
     bool given;
@@ -60,8 +58,7 @@ VTC_NODISCARD vtc_status vtci_resampler_open_object(const vtci_resampler *m,
                                                     const vtc_prepared *prepared,
                                                     vtci_resampler_object *object);
 
-/* ---- positions ---------------------------------------------------------------------------------
- */
+/* ---- positions ------------------------------------------------------------------------------- */
 
 /* [sin(p w_0) .. sin(p w_{c/2 - 1}), cos(p w_0) ..] with w_i = 10000^(-2 i / c), in F32 as the
  * models tabulate them. c is even. */

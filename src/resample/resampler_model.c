@@ -8,8 +8,7 @@
 #include <stddef.h>
 #include <string.h>
 
-/* ---- names -------------------------------------------------------------------------------------
- */
+/* ---- names ----------------------------------------------------------------------------------- */
 
 #define AT(member) offsetof(vtc_resampler_weights, member)
 
@@ -44,8 +43,7 @@ static const vtc_weight tail_weights[] = {
 };
 const vtc_weight_table vtc_resampler_tail_table = { "resampler (tail)", tail_weights, 3 };
 
-/* ---- checks ------------------------------------------------------------------------------------
- */
+/* ---- checks ---------------------------------------------------------------------------------- */
 
 static vtc_status read_params(vtci_resampler *m, const vtc_resampler_params *params)
 {
@@ -204,8 +202,7 @@ double vtci_resampler_parameters(const vtci_resampler *m)
            vtci_count_weights(&vtc_resampler_tail_table, &m->w);
 }
 
-/* ---- the query side ----------------------------------------------------------------------------
- */
+/* ---- the query side -------------------------------------------------------------------------- */
 
 size_t vtci_resampler_query_floats(const vtci_resampler *m)
 {
@@ -274,8 +271,7 @@ void vtci_resampler_compute_queries(const vtci_resampler *m, vtci_steps *steps,
         fold_keys(m, steps, b->projected, queries);
 }
 
-/* ---- prepared objects --------------------------------------------------------------------------
- */
+/* ---- prepared objects ------------------------------------------------------------------------ */
 
 static void lay_out_object(vtci_arena *arena, const vtci_resampler *m,
                            vtci_resampler_object *object)

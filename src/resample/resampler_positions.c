@@ -33,8 +33,7 @@ size_t vtci_resampler_table_floats(const vtci_resampler *m, size_t side)
     return vtci_add(vtci_mul(side, m->d / 2), m->d);
 }
 
-/* ---- fresh tables
- * -------------------------------------------------------------------------------- */
+/* ---- fresh tables ---------------------------------------------------------------------------- */
 
 static void fill_row(void *job, size_t index, size_t worker)
 {
@@ -64,8 +63,7 @@ static void add_fresh(const vtci_resampler_positions *p, size_t i)
         k->add(y, y, frame_row(p), d);
 }
 
-/* ---- resized tables
- * ------------------------------------------------------------------------------ */
+/* ---- resized tables -------------------------------------------------------------------------- */
 
 /* The four neighbours of output o of `n` on an axis of g stored positions. */
 struct taps {
@@ -124,8 +122,7 @@ static void add_resized(const vtci_resampler_positions *p, size_t i)
     vtci_kernels_get()->add(y, y, p->x + i * d, d);
 }
 
-/* ---- all keys
- * ------------------------------------------------------------------------------------ */
+/* ---- all keys -------------------------------------------------------------------------------- */
 
 static void add_rows(void *job, size_t index, size_t worker)
 {
