@@ -315,6 +315,11 @@ static void senseless_questions_are_refused(void **state)
                   VTC_ERR_RANGE, "1 frames");
     record_errors(&exec, &log);
     assert_failed(&log,
+                  vtc_cost_encoder(vtc_model_find("qwen2-vl-7b"), SIZE_MAX / 2, VTC_COST_MACS_GATED,
+                                   &result, &exec),
+                  VTC_ERR_OVERFLOW, "overflow size_t");
+    record_errors(&exec, &log);
+    assert_failed(&log,
                   vtc_cost_prefill_schedule(vtc_decoder_find("llava-1.5-7b"), NULL,
                                             VTC_COST_MACS_GATED, &result, &exec),
                   VTC_ERR_NULL, "schedule is NULL");
@@ -338,6 +343,11 @@ static void steps_that_do_not_fit_are_refused(void **state)
     record_errors(&exec, &log);
     assert_failed(&log, vtc_schedule_steps(5, 9, up, more, 2, n_visual, &exec), VTC_ERR_RANGE,
                   "leaves 5 tokens of 4");
+    assert_int_equal(n_visual[0], 77);
+    /* the last step would be read after it was written */
+    record_errors(&exec, &log);
+    assert_failed(&log, vtc_schedule_steps(5, 9, up, n_visual + 3, 2, n_visual, &exec),
+                  VTC_ERR_OVERLAP, "n_visual overlaps");
     assert_int_equal(n_visual[0], 77);
 }
 
