@@ -111,6 +111,7 @@ extern const bench_case bench_project_cases[];
 extern const bench_case bench_score_cases[];
 extern const bench_case bench_qformer_cases[];
 extern const bench_case bench_resample_cases[];
+extern const bench_case bench_resampler_cases[];
 extern const bench_case bench_shuffle_cases[];
 extern const bench_case bench_vlora_cases[];
 extern const bench_case bench_kernel_cases[];

@@ -22,6 +22,7 @@ static const bench_case *const families[] = {
     bench_prune_cases,
     bench_qformer_cases,
     bench_resample_cases,
+    bench_resampler_cases,
     bench_score_cases,
     bench_shuffle_cases,
     bench_vlora_cases,

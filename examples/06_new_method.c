@@ -1,5 +1,5 @@
 /*
- * 06_new_method.c: the next method, in fifty lines.
+ * 06_new_method.c: the next method, in a page.
  *
  * A researcher's idea: keep the visual tokens that the question looks at and that differ from the
  * average token. The statistics are libvtc's (vtc/score.h: attention without an N x N array, cosine
@@ -12,10 +12,26 @@
 #include <vtc/heap.h>
 #include <vtc/vtc.h>
 
-/* ---- the method
- * ---------------------------------------------------------------------------------- */
+/* ---- the method ------------------------------------------------------------------------------ */
 
 enum { MAX_CHANNELS = 256 };
+
+static int is_f32(const vtc_tensor *t)
+{
+    return t != NULL && t->dtype == VTC_F32;
+}
+
+/* What the library does not know of a method, the method checks: this sketch reads dense F32 rows,
+ * and its mean row stands on the stack. */
+static vtc_status check(const vtc_plan_inputs *image)
+{
+    const vtc_tensor *x = image->features;
+
+    if (!is_f32(x) || x->stride[0] != x->dim[1] || x->dim[1] > MAX_CHANNELS ||
+        !is_f32(image->lm_query))
+        return VTC_ERR_UNSUPPORTED;
+    return VTC_OK;
+}
 
 static vtc_status count(const void *params, const vtc_plan_inputs *image, size_t n_keep,
                         vtc_plan_count *n, const vtc_exec *exec)
@@ -25,7 +41,9 @@ static vtc_status count(const void *params, const vtc_plan_inputs *image, size_t
     n->n_out = n_keep;
     n->n_nnz = 0; /* a pure selection: no entries */
     n->exact = 1;
-    return n_keep <= image->n_rows ? VTC_OK : VTC_ERR_BUDGET;
+    if (n_keep > image->n_rows)
+        return VTC_ERR_BUDGET;
+    return check(image);
 }
 
 /* The text rows, behind the visual ones, look at the visual columns. */
@@ -49,11 +67,17 @@ static vtc_status scratch(const void *params, const vtc_plan_inputs *image, size
                           const vtc_exec *exec, size_t *bytes)
 {
     vtc_tensor text;
-    const vtc_attention_stats_params p = looks(image, &text);
-    const vtc_status status = vtc_attention_stats_scratch(&p, &text, image->lm_keys, exec, bytes);
+    vtc_attention_stats_params p;
+    vtc_status status = check(image);
 
     (void)params, (void)n_keep;
-    *bytes += 3 * 64 * (image->n_rows / 16 + 1); /* ours: three arrays of rows, 64-byte aligned */
+    if (status != VTC_OK)
+        return status;
+    p = looks(image, &text);
+    status = vtc_attention_stats_scratch(&p, &text, image->lm_keys, exec, bytes);
+    if (status == VTC_OK)
+        *bytes +=
+            3 * 64 * (image->n_rows / 16 + 1); /* ours: three arrays of rows, 64-byte aligned */
     return status;
 }
 
@@ -121,8 +145,7 @@ static const vtc_planner asked_and_rare = {
     .plan = plan,
 };
 
-/* ---- its first run
- * ------------------------------------------------------------------------------- */
+/* ---- its first run --------------------------------------------------------------------------- */
 
 enum { N = 12, TEXT = 2, L = N + TEXT, H = 2, D = 4, KEEP = 4 };
 

@@ -130,8 +130,7 @@ static void gated_multiply_adds_are_those_of_mustdrop(void **state)
                 2.0 * tera("qwen2-vl-7b", 10, 1, VTC_COST_MACS_UNGATED));
 }
 
-/* ---- schedules ---------------------------------------------------------------------------------
- */
+/* ---- schedules ------------------------------------------------------------------------------- */
 
 static vtc_token_schedule schedule_of(const size_t *n_visual, size_t n_text)
 {
@@ -226,8 +225,7 @@ static void caches_of_a_schedule_add_up(void **state)
     assert_true(bytes == 2.0 * 2 * (13 + 15) / 2);
 }
 
-/* ---- encoder and projector ---------------------------------------------------------------------
- */
+/* ---- encoder and projector ------------------------------------------------------------------- */
 
 static double encoder_macs(const char *model, size_t n_visual)
 {
@@ -317,6 +315,11 @@ static void senseless_questions_are_refused(void **state)
                   VTC_ERR_RANGE, "1 frames");
     record_errors(&exec, &log);
     assert_failed(&log,
+                  vtc_cost_encoder(vtc_model_find("qwen2-vl-7b"), SIZE_MAX / 2, VTC_COST_MACS_GATED,
+                                   &result, &exec),
+                  VTC_ERR_OVERFLOW, "overflow size_t");
+    record_errors(&exec, &log);
+    assert_failed(&log,
                   vtc_cost_prefill_schedule(vtc_decoder_find("llava-1.5-7b"), NULL,
                                             VTC_COST_MACS_GATED, &result, &exec),
                   VTC_ERR_NULL, "schedule is NULL");
@@ -340,6 +343,11 @@ static void steps_that_do_not_fit_are_refused(void **state)
     record_errors(&exec, &log);
     assert_failed(&log, vtc_schedule_steps(5, 9, up, more, 2, n_visual, &exec), VTC_ERR_RANGE,
                   "leaves 5 tokens of 4");
+    assert_int_equal(n_visual[0], 77);
+    /* the last step would be read after it was written */
+    record_errors(&exec, &log);
+    assert_failed(&log, vtc_schedule_steps(5, 9, up, n_visual + 3, 2, n_visual, &exec),
+                  VTC_ERR_OVERLAP, "n_visual overlaps");
     assert_int_equal(n_visual[0], 77);
 }
 

@@ -232,8 +232,76 @@ static void an_image_without_patches_gives_the_latents_view_of_themselves(void *
     close_scene(s);
 }
 
-/* ---- cost --------------------------------------------------------------------------------------
- */
+/* Scratch is asked for without the mask's values, so any number of real patches must fit it: also
+ * fewer than a block, whose products may be cut in another way. */
+static void any_number_of_real_patches_fits_the_scratch(void **state)
+{
+    static const size_t counts[] = { 0, 1, 2, 31, 63, 64, 65, 127, 129, 257, 511, 512, 513, 529 };
+    scene *s = open_scene(&shapes[3], true, VTC_BF16, true);
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(counts) / sizeof(*counts); i++) {
+        double *want;
+
+        guard_writable(s->mask.data);
+        guard_writable(s->x.data);
+        for (size_t n = 0; n < s->x.dim[1]; n++) {
+            s->marks[n] = n < counts[i];
+            ((unsigned char *)s->mask.data)[element_at(&s->mask, n)] = s->marks[n];
+            for (size_t c = 0; c < s->x.dim[2]; c++)
+                set_element(s->x.data, s->x.dtype, element_at(&s->x, n * s->x.dim[2] + c),
+                            (float)(n % 7) - 0.5f * (float)c);
+        }
+        want = idefics2_reference(&s->params, &s->weights, &s->x, s->marks);
+        assert_int_equal(run(s, NULL, &s->y, 3), VTC_OK);
+        assert_tensor_near(&s->y, want, 1e-5);
+        free(want);
+    }
+    close_scene(s);
+}
+
+/* A caller's struct may hold anything before it is bound: the tables list all that is read. */
+static void weights_bound_into_garbage_work(void **state)
+{
+    scene *s = open_scene(&shapes[0], true, VTC_F32, false);
+    vtc_tensor want = make_tensor(VTC_F32, 3, s->y.dim, 0);
+    const scene given = *s;
+
+    (void)state;
+    assert_int_equal(run(s, NULL, &want, 1), VTC_OK);
+    memset(&s->weights, 0xa5, sizeof(s->weights));
+    memset(s->layers, 0xa5, sizeof(s->layers));
+    s->weights.layers = s->layers;
+    s->weights.n_layers = given.weights.n_layers;
+    bind_from(&vtc_idefics2_table, &given.weights, &s->weights);
+    for (size_t i = 0; i < s->weights.n_layers; i++)
+        bind_from(&vtc_idefics2_layer_table, &given.layers[i], &s->layers[i]);
+    assert_int_equal(run(s, NULL, &s->y, 1), VTC_OK);
+    assert_same_bits(&s->y, &want);
+    guard_free(want.data);
+    close_scene(s);
+}
+
+static void extents_of_zero_work(void **state)
+{
+    static const shape empty[] = {
+        { 0, 13, 10, 3, 16, 4, 2, 5, 24, 3 }, { 2, 13, 0, 3, 16, 4, 2, 5, 24, 2 },
+        { 2, 13, 10, 0, 16, 4, 2, 5, 24, 2 }, { 2, 13, 10, 3, 0, 4, 2, 5, 24, 2 },
+        { 2, 13, 10, 3, 16, 4, 2, 0, 24, 2 }, { 2, 13, 10, 3, 16, 4, 2, 5, 0, 2 }
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(empty) / sizeof(*empty); i++) {
+        scene *s = open_scene(&empty[i], true, VTC_F16, i % 2 == 0);
+
+        assert_int_equal(run(s, NULL, &s->y, 2), VTC_OK);
+        prepare(s, 1);
+        assert_int_equal(run(s, &s->prepared, &s->y, 0), VTC_OK);
+        close_scene(s);
+    }
+}
+
+/* ---- cost ------------------------------------------------------------------------------------ */
 
 static vtc_tensor extent(size_t rows, size_t cols)
 {
@@ -289,8 +357,7 @@ static void the_released_model_costs_what_its_page_says(void **state)
     assert_true(fabs(cost.parameters / 1e6 - (92 + 651)) < 1.0);
 }
 
-/* ---- refusals ----------------------------------------------------------------------------------
- */
+/* ---- refusals -------------------------------------------------------------------------------- */
 
 static void expect(scene *s, const vtc_prepared *prepared, vtc_status want, const char *part)
 {
@@ -340,6 +407,27 @@ static void calls_that_make_no_sense_are_refused(void **state)
     close_scene(s);
 }
 
+/* Layers are no convolutions: trailing axes of extent 1 are refused, not read as rows. */
+static void layers_of_rank_4_are_refused(void **state)
+{
+    scene *s = open_scene(&shapes[0], false, VTC_F32, false);
+    vtc_tensor *const weights[] = { &s->weights.projection.gate.weight, &s->layers[0].q.weight,
+                                    &s->layers[1].o.weight, &s->layers[2].mlp.gate.weight,
+                                    &s->layers[2].mlp.down.weight };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(weights) / sizeof(*weights); i++) {
+        const vtc_tensor given = *weights[i];
+
+        weights[i]->rank = 4;
+        for (int axis = 2; axis < 4; axis++)
+            weights[i]->dim[axis] = weights[i]->stride[axis] = 1;
+        expect(s, NULL, VTC_ERR_SHAPE, "has rank 4");
+        *weights[i] = given;
+    }
+    close_scene(s);
+}
+
 static void an_object_of_another_model_is_refused(void **state)
 {
     scene *s = open_scene(&shapes[0], false, VTC_F32, false);
@@ -385,8 +473,12 @@ int main(void)
         cmocka_unit_test(tokens_are_those_of_the_formulas),
         cmocka_unit_test(any_number_of_workers_gives_the_same_bits),
         cmocka_unit_test(an_image_without_patches_gives_the_latents_view_of_themselves),
+        cmocka_unit_test(any_number_of_real_patches_fits_the_scratch),
+        cmocka_unit_test(weights_bound_into_garbage_work),
+        cmocka_unit_test(extents_of_zero_work),
         cmocka_unit_test(the_released_model_costs_what_its_page_says),
         cmocka_unit_test(calls_that_make_no_sense_are_refused),
+        cmocka_unit_test(layers_of_rank_4_are_refused),
         cmocka_unit_test(an_object_of_another_model_is_refused),
         cmocka_unit_test(an_object_without_room_is_not_begun),
     };

@@ -210,7 +210,7 @@ static void both_orders_of_products_are_taken(void **state)
         vtci_call call;
 
         assert_int_equal(vtci_begin(&call, "test", NULL), VTC_OK);
-        assert_int_equal(vtci_resampler_open(&call, &s->params, &s->weights, NULL, &m), VTC_OK);
+        assert_int_equal(vtci_resampler_open(&call, &s->params, &s->weights, &m), VTC_OK);
         seen[m.cheap] = true;
         close_scene(s);
     }
@@ -257,8 +257,64 @@ static void no_images_and_no_grids_work(void **state)
     close_scene(s);
 }
 
-/* ---- cost --------------------------------------------------------------------------------------
- */
+/* A caller's struct may hold anything before it is bound: the tables list all that is read. */
+static void weights_bound_into_garbage_work(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < N_SHAPES; i++) {
+        scene *s = open_scene(&shapes[i], true, VTC_F32);
+        vtc_tensor want = make_tensor(VTC_F32, 3, s->y.dim, 0);
+        const vtc_resampler_weights given = s->weights;
+
+        run(s, NULL, &want, 1);
+        memset(&s->weights, 0xa5, sizeof(s->weights));
+        bind_from(&vtc_resampler_table, &given, &s->weights);
+        bind_from(&vtc_resampler_tail_table, &given, &s->weights);
+        run(s, NULL, &s->y, 1);
+        assert_same_bits(&s->y, &want);
+        guard_free(want.data);
+        close_scene(s);
+    }
+}
+
+static void views_that_are_not_read_may_hold_anything(void **state)
+{
+    scene *s = open_scene(&shapes[6], false, VTC_F32);
+    vtc_tensor want = make_tensor(VTC_F32, 3, s->y.dim, 0);
+    vtc_resampler_weights *w = &s->weights;
+
+    (void)state;
+    run(s, NULL, &want, 1);
+    memset(&w->pos_embed, 0xa5, sizeof(w->pos_embed));
+    memset(&w->q, 0xa5, sizeof(w->q));
+    memset(&w->v, 0xa5, sizeof(w->v));
+    run(s, NULL, &s->y, 1);
+    assert_same_bits(&s->y, &want);
+    guard_free(want.data);
+    close_scene(s);
+}
+
+/* Neither scratch nor data is needed where there is nothing to compute. */
+static void extents_of_zero_work(void **state)
+{
+    static const shape empty[] = { { VTC_RESAMPLER_MINICPMV, 2, 8, 0, 7, 3, true },
+                                   { VTC_RESAMPLER_MINICPMV, 2, 8, 5, 0, 3, true },
+                                   { VTC_RESAMPLER_MINICPMV, 2, 0, 5, 7, 3, false },
+                                   { VTC_RESAMPLER_MINICPMV_2_0, 2, 8, 5, 7, 0, false },
+                                   { VTC_RESAMPLER_QWEN_VL, 3, 4, 0, 5, 2, false } };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(empty) / sizeof(*empty); i++) {
+        scene *s = open_scene(&empty[i], true, VTC_BF16);
+
+        run(s, NULL, &s->y, 2);
+        prepare(s);
+        run(s, &s->prepared, &s->y, 0);
+        close_scene(s);
+    }
+}
+
+/* ---- cost ------------------------------------------------------------------------------------ */
 
 static vtc_resampler_weights extents(size_t d, size_t m, size_t n_vision)
 {
@@ -303,8 +359,7 @@ static void released_models_cost_what_their_page_says(void **state)
     }
 }
 
-/* ---- refusals ----------------------------------------------------------------------------------
- */
+/* ---- refusals -------------------------------------------------------------------------------- */
 
 static void expect(scene *s, vtc_status want, const char *part)
 {
@@ -339,6 +394,9 @@ static void images_that_make_no_sense_are_refused(void **state)
     s->groups[0] = 0;
     expect(s, VTC_ERR_RANGE, "group 0 has 0 images");
     s->groups[0] = 2;
+    s->images.group_sizes = NULL;
+    expect(s, VTC_ERR_NULL, "group_sizes is NULL, n_groups is 3");
+    s->images.group_sizes = s->groups;
     s->images.grids = NULL;
     expect(s, VTC_ERR_SHAPE, "48 patches, no square");
     close_scene(s);
@@ -376,6 +434,97 @@ static void weights_that_do_not_fit_are_named(void **state)
     close_scene(s);
 }
 
+static void missing_weights_are_named(void **state)
+{
+    scene *s = open_scene(&shapes[4], false, VTC_F32);
+    vtc_resampler_weights *w = &s->weights;
+    const vtc_resampler_weights given = *w;
+
+    (void)state;
+    memset(&w->in_proj.weight, 0, sizeof(w->in_proj.weight));
+    expect(s, VTC_ERR_NULL, "attn.in_proj_weight is missing, and so is attn.q_proj.weight");
+    *w = given;
+    memset(&w->pos_embed, 0, sizeof(w->pos_embed));
+    expect(s, VTC_ERR_NULL, "pos_embed is missing");
+    close_scene(s);
+}
+
+/* Layers are no convolutions: trailing axes of extent 1 are refused, not read as rows. */
+static void layers_of_rank_4_are_refused(void **state)
+{
+    scene *s = open_scene(&shapes[0], false, VTC_F32);
+    vtc_tensor *const weights[] = { &s->weights.out_proj.weight, &s->weights.kv_proj.weight,
+                                    &s->weights.in_proj.weight };
+
+    (void)state;
+    for (size_t i = 0; i < 3; i++) {
+        const vtc_tensor given = *weights[i];
+
+        weights[i]->rank = 4;
+        for (int axis = 2; axis < 4; axis++)
+            weights[i]->dim[axis] = weights[i]->stride[axis] = 1;
+        expect(s, VTC_ERR_SHAPE, "has rank 4");
+        *weights[i] = given;
+    }
+    close_scene(s);
+}
+
+/* The last rows of one buffer would be the tokens. */
+static void tokens_on_top_of_inputs_are_refused(void **state)
+{
+    scene *s = open_scene(&shapes[0], false, VTC_F32);
+    const vtc_tensor y = s->y;
+    vtc_exec exec = test_exec(1);
+    error_log log;
+    size_t bytes;
+
+    (void)state;
+    assert_int_equal(vtc_resampler_scratch(&s->params, &s->weights, NULL, &s->x, &s->images, &y,
+                                           &exec, &bytes),
+                     VTC_OK);
+    exec_scratch(&exec, bytes);
+    prepare(s);
+    const struct {
+        void *data;
+        const char *part;
+    } places[] = { { s->x.data, "tokens overlaps x" },
+                   { s->weights.proj.data, "tokens overlaps proj" },
+                   { s->weights.in_proj.bias.data, "tokens overlaps attn.in_proj_bias" },
+                   { s->grids, "tokens overlaps grids" },
+                   { s->prepared.data, "tokens overlaps the prepared object" } };
+
+    for (size_t i = 0; i < sizeof(places) / sizeof(*places); i++) {
+        s->y.data = places[i].data;
+        record_errors(&exec, &log);
+        assert_failed(&log,
+                      vtc_resampler(&s->params, &s->weights, &s->prepared, &s->x, &s->images, &s->y,
+                                    &exec),
+                      VTC_ERR_OVERLAP, places[i].part);
+    }
+    s->y = y;
+    exec_scratch_free(&exec);
+    close_scene(s);
+}
+
+static void an_object_on_top_of_weights_is_refused(void **state)
+{
+    scene *s = open_scene(&shapes[0], false, VTC_F32);
+    const size_t bytes = (size_t)1 << 20;
+    vtc_prepared prepared = { guard_alloc(bytes), bytes };
+    vtc_exec exec = test_exec(1);
+    error_log log;
+
+    (void)state;
+    exec_scratch(&exec, bytes);
+    s->weights.proj.data = (char *)prepared.data + bytes / 2;
+    record_errors(&exec, &log);
+    assert_failed(&log, vtc_resampler_prepare(&s->params, &s->weights, &prepared, &exec),
+                  VTC_ERR_OVERLAP, "prepared overlaps proj");
+    exec_scratch_free(&exec);
+    guard_free(prepared.data);
+    close_scene(s);
+}
+
 static void an_object_of_other_parameters_is_refused(void **state)
 {
     scene *s = open_scene(&shapes[0], false, VTC_F32);
@@ -408,9 +557,16 @@ int main(void)
         cmocka_unit_test(both_orders_of_products_are_taken),
         cmocka_unit_test(separate_projections_are_the_rows_of_in_proj),
         cmocka_unit_test(no_images_and_no_grids_work),
+        cmocka_unit_test(weights_bound_into_garbage_work),
+        cmocka_unit_test(views_that_are_not_read_may_hold_anything),
+        cmocka_unit_test(extents_of_zero_work),
         cmocka_unit_test(released_models_cost_what_their_page_says),
         cmocka_unit_test(images_that_make_no_sense_are_refused),
         cmocka_unit_test(weights_that_do_not_fit_are_named),
+        cmocka_unit_test(missing_weights_are_named),
+        cmocka_unit_test(layers_of_rank_4_are_refused),
+        cmocka_unit_test(tokens_on_top_of_inputs_are_refused),
+        cmocka_unit_test(an_object_on_top_of_weights_is_refused),
         cmocka_unit_test(an_object_of_other_parameters_is_refused),
     };
 

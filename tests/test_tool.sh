@@ -62,6 +62,8 @@ expect 0 'prefill, TFLOPs (gated MLP)                          8.450       2.454
     "$vtc" cost --model llava-1.5-7b --method tome --keep 128
 expect 0 'K/V cache at the end, 10^6 bytes (8 bits)           1082.1' \
     "$vtc" cost --model video-llava-7b --bits 8 --text 30 --new 2 --visual 4096
+# a grid cannot meet every number: the tool tells what is left, not what was asked
+expect 0 'keeps 6. 6 visual tokens' "$vtc" cost --model llava-1.5-7b --method strided --keep 7
 expect 2 'give a --model: llava-1.5-7b,' "$vtc" cost
 expect 2 "no model 'llava'" "$vtc" cost --model llava
 expect 2 'go together' "$vtc" cost --model llava-1.5-7b --keep 3

@@ -4,8 +4,7 @@
 #include <string.h>
 #include <vtc/shuffle.h>
 
-/* ---- a checkpoint ------------------------------------------------------------------------------
- */
+/* ---- a checkpoint ---------------------------------------------------------------------------- */
 
 typedef struct entry {
     const char *name;

@@ -324,6 +324,7 @@ static bool save_all(struct tool *tool, const struct job *job, const struct sour
     remove(outputs->tokens);
     remove(outputs->plan);
     remove(outputs->overlay);
+    remove(outputs->score);
     return false;
 }
 

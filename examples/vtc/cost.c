@@ -59,8 +59,7 @@ struct question {
     size_t seen[MAX_LAYERS]; /* visual tokens of each decoder layer */
 };
 
-/* ---- what is asked ------------------------------------------------------------------------------
- */
+/* ---- what is asked --------------------------------------------------------------------------- */
 
 static int unknown_model(const char *name)
 {
@@ -119,8 +118,7 @@ static int read_question(const struct options *options, struct question *q)
     return read_method(options, q);
 }
 
-/* ---- tokens per layer ---------------------------------------------------------------------------
- */
+/* ---- tokens per layer ------------------------------------------------------------------------ */
 
 /* The same number goes in every step, so that n_keep are left behind the last. */
 static bool make_schedule(struct tool *tool, struct question *q)
@@ -143,11 +141,11 @@ static bool make_schedule(struct tool *tool, struct question *q)
                                                &tool->exec));
 }
 
-/* ---- the selector
- * -------------------------------------------------------------------------------- */
+/* ---- the selector ---------------------------------------------------------------------------- */
 
-/* Multiply-adds of choosing the tokens once: the inputs are views of these sizes without data. */
-static bool selector_cost(struct tool *tool, const struct question *q, double *macs)
+/* Multiply-adds of choosing the tokens once, and how many are left then: grids cannot meet every
+ * number. The inputs are views of these sizes without data. */
+static bool ask_selector(struct tool *tool, struct question *q, double *macs)
 {
     const vtc_model *m = q->model;
     const size_t n = q->n_visual, side = (size_t)sqrt((double)n), n_rows = n + q->n_text;
@@ -160,6 +158,7 @@ static bool selector_cost(struct tool *tool, const struct question *q, double *m
     const vtc_tensor text = vtc_f32_2d(NULL, q->n_text, m->decoder.n_hidden);
     const vtc_budget budget = vtc_budget_keep(q->n_keep);
     vtc_plan_inputs inputs = VTC_PLAN_INPUTS_INIT;
+    vtc_plan_count count;
 
     inputs.n_rows = n;
     if (side * side == n)
@@ -172,12 +171,17 @@ static bool selector_cost(struct tool *tool, const struct question *q, double *m
     inputs.lm_hidden = inputs.lm_embeddings = &hidden;
     inputs.text = &text;
     inputs.n_text = q->n_text;
-    return tool_check(tool,
-                      vtc_planner_cost(q->planner, NULL, &inputs, &budget, macs, &tool->exec));
+    if (!tool_check(tool,
+                    vtc_planner_cost(q->planner, NULL, &inputs, &budget, macs, &tool->exec)) ||
+        !tool_check(tool,
+                    vtc_planner_count(q->planner, NULL, &inputs, &budget, &count, &tool->exec)))
+        return false;
+    if (q->stage == NULL)
+        q->n_keep = count.n_out;
+    return true;
 }
 
-/* ---- the table
- * ------------------------------------------------------------------------------------ */
+/* ---- the table ------------------------------------------------------------------------------- */
 
 struct costs {
     double encoder, projector, prefill, decode; /* FLOPs, gated convention */
@@ -268,11 +272,10 @@ static bool answer(struct tool *tool, struct question *q)
     struct costs all, left;
     double selector = 0.0;
 
-    if (!make_schedule(tool, q) ||
+    if ((q->planner != NULL && !ask_selector(tool, q, &selector)) || !make_schedule(tool, q) ||
         !tool_check(tool, vtc_schedule_steps(q->model->decoder.n_layers, q->n_visual, NULL, NULL, 0,
                                              all_seen, &tool->exec)) ||
-        !compute(tool, q, all_seen, &all) || !compute(tool, q, q->seen, &left) ||
-        (q->planner != NULL && !selector_cost(tool, q, &selector)))
+        !compute(tool, q, all_seen, &all) || !compute(tool, q, q->seen, &left))
         return false;
     printf("%s, %s: %zu visual tokens, %zu of text\n", q->model->name,
            q->n_visual == q->model->n_visual ? q->model->input : "as asked", q->n_visual,

@@ -17,7 +17,8 @@ enum { N_ANCHORS = sizeof(anchors) / sizeof(anchors[0]) };
 
 void heat_colour(double share, double rgb[3])
 {
-    const double at = fmax(0.0, fmin(1.0, share)) * (N_ANCHORS - 1);
+    /* a share that is no number is drawn as the lowest, not as the best */
+    const double at = share > 0.0 ? fmin(1.0, share) * (N_ANCHORS - 1) : 0.0;
     const size_t i = at >= N_ANCHORS - 1 ? N_ANCHORS - 2 : (size_t)at;
 
     for (int c = 0; c < 3; c++)

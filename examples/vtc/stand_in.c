@@ -17,8 +17,7 @@ enum {
         VTC_NEED_TEXT | VTC_NEED_LM | VTC_NEED_HIDDEN | VTC_NEED_EMBEDDINGS | VTC_NEED_LM_OR_HIDDEN
 };
 
-/* ---- the region ---------------------------------------------------------------------------------
- */
+/* ---- the region ------------------------------------------------------------------------------ */
 
 /* Whether the centre of cell i of n, over `length` pixels from `start`, lies in begin .. end. */
 static bool centre_inside(size_t i, size_t n, size_t start, size_t length, size_t begin, size_t end)
@@ -76,8 +75,7 @@ bool stand_ins_ask(struct tool *tool, struct source *source, const size_t about[
     return true;
 }
 
-/* ---- making -------------------------------------------------------------------------------------
- */
+/* ---- making ---------------------------------------------------------------------------------- */
 
 static bool make_salience(struct tool *tool, struct source *source)
 {
@@ -138,8 +136,7 @@ static bool make_rows(struct tool *tool, struct source *source)
     return true;
 }
 
-/* ---- lending ------------------------------------------------------------------------------------
- */
+/* ---- lending --------------------------------------------------------------------------------- */
 
 /* What a planner needs and this source lends. */
 static unsigned lent_bits(const struct source *source, const vtc_planner *planner)

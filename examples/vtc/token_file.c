@@ -104,8 +104,10 @@ static bool read_mass(struct tool *tool, struct source *source)
 {
     vtc_tensor mass = { 0 };
 
-    if (!read_floats(tool, source->file, "mass", 1, "F32 [N]", &mass) || mass.rank == 0)
-        return mass.rank == 0;
+    if (!read_floats(tool, source->file, "mass", 1, "F32 [N]", &mass))
+        return false;
+    if (mass.rank == 0)
+        return true;
     if (mass.dtype != VTC_F32 || mass.dim[0] != source->n_tokens)
         return wrong_shape(tool, "mass", &mass, "F32 [N], a number for each token");
     source->inputs.mass = mass.data;

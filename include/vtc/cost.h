@@ -110,7 +110,7 @@ typedef struct vtc_token_schedule {
  *   n_visual  [n_layers]  out   the first layers see n_first
  *
  * FastV with K = 2 drops behind layer 1; MustDrop and SparseVLM name the layer behind which they
- * drop. VTC_ERR_NULL or VTC_ERR_RANGE.
+ * drop. VTC_ERR_NULL, RANGE or OVERLAP.
  */
 VTC_API VTC_NODISCARD vtc_status vtc_schedule_steps(size_t n_layers, size_t n_first,
                                                     const size_t *after, const size_t *n_left,
@@ -147,7 +147,8 @@ VTC_API VTC_NODISCARD vtc_status vtc_cost_decode(const vtc_decoder *decoder,
 
 /* Operations of the encoder, patch embedding included, on the patches of n_visual visual tokens
  * (n_joined each). Its MLP has two matrices, so gated and ungated conventions give the same.
- * VTC_ERR_RANGE unless the patches fill whole tiles and tiles whole groups of frames. */
+ * VTC_ERR_RANGE unless the patches fill whole tiles and tiles whole groups of frames, OVERFLOW for
+ * more patches than size_t counts. */
 VTC_API VTC_NODISCARD vtc_status vtc_cost_encoder(const vtc_model *model, size_t n_visual,
                                                   vtc_cost_convention convention,
                                                   double *operations, const vtc_exec *exec);

@@ -3,8 +3,9 @@
  * perceiver with grouped key heads, from the patches of an image to M tokens.
  *
  *   x       [B, N, Dv] or [N, Dv]  in    F32, F16 or BF16: the vision tower's states behind its
- * last norm mask    [B, N] or [N]          in    BOOL or U8: 0 is padding, whatever it holds; NULL:
- * none is tokens  [B, M, D] or [M, D]    out   F32, F16 or BF16
+ *                                        last norm
+ *   mask    [B, N] or [N]          in    BOOL or U8: 0 is padding, whatever it holds; NULL: none is
+ *   tokens  [B, M, D] or [M, D]    out   F32, F16 or BF16
  *
  * Padding is left out before the MLP, which is exact: masked keys weigh 0. An image without any
  * patch attends to the latents alone. All arithmetic is F32: the two wide MLPs are reported to

@@ -5,17 +5,19 @@
  * InstructBLIP, over the L tokens of the instruction); in every second layer the queries then read
  * the image. A linear map takes the queries to the language model's width D_lm.
  *
- *   image          [B, S, E]       in   F32, F16 or BF16: the encoder's tokens with the class
- * token, behind the LayerNorm that belongs to the encoder image_mask     [B, S]          in   BOOL,
- * U8, I32 or I64: 0 hides a token; NULL: all are seen. An image with every token hidden gives the
- * mean of all its values, as in the published code input_ids      [B, L]          in   I32 or I64:
- * BERT's WordPiece ids; NULL: no text text_mask      [B, L]          in   as image_mask; hidden
- * tokens are padding, whose own rows of `hidden` are computed all the same; NULL: all are seen
- *   image_kv       [B, S, n_cross * 2 * D]   what vtc_qformer_encode_image() makes: for each layer
- *                                       that reads the image its keys [D], then its values [D]
- *   hidden         [B, nq + L, D]  out  queries, then text; or [B, nq, D]: the queries alone, which
- *                                       spares the text rows of the last layer; NULL: not wanted
- *   tokens         [B, nq, D_lm]   out  the projected queries; NULL: not wanted
+ *   image       [B, S, E]       in   F32, F16 or BF16: the encoder's tokens with the class token,
+ *                                    behind the LayerNorm that belongs to the encoder
+ *   image_mask  [B, S]          in   BOOL, U8, I32 or I64: 0 hides a token; NULL: all are seen. An
+ *                                    image with every token hidden gives the mean of all its
+ *                                    values, as in the published code
+ *   input_ids   [B, L]          in   I32 or I64: BERT's WordPiece ids; NULL: no text
+ *   text_mask   [B, L]          in   as image_mask; hidden tokens are padding, whose own rows of
+ *                                    `hidden` are computed all the same; NULL: all are seen
+ *   image_kv    [B, S, n_cross * 2 * D]   what vtc_qformer_encode_image() makes: for each layer
+ *                                    that reads the image its keys [D], then its values [D]
+ *   hidden      [B, nq + L, D]  out  queries, then text; or [B, nq, D]: the queries alone, which
+ *                                    spares the text rows of the last layer; NULL: not wanted
+ *   tokens      [B, nq, D_lm]   out  the projected queries; NULL: not wanted
  *
  * All of them may lack the B axis together. B, S and L may be 0. Several images of one question, or
  * frames of a video: one batch item each, whose tokens are put one after another.
@@ -26,8 +28,9 @@
  *     vtc_qformer_layer layers[12];
  *     vtc_qformer_weights w = { .layers = layers, .n_layers = 12 };
  *     vtc_weights_bind(&vtc_qformer_blip2_table, find, file, "", &w, &exec);
- *     vtc_weights_bind(&vtc_linear_table, find, file, "language_projection.", &w.projection,
- * &exec); for (i = 0; i < 12; i++)           names "qformer.encoder.layer.<i>."
+ *     vtc_weights_bind(&vtc_linear_table, find, file, "language_projection.",
+ *                      &w.projection, &exec);
+ *     for (i = 0; i < 12; i++)           names "qformer.encoder.layer.<i>."
  *         vtc_weights_bind(&vtc_qformer_hf_layer_table, find, file, name[i], &layers[i], &exec);
  *     vtc_qformer_scratch(NULL, &w, NULL, &image, NULL, NULL, NULL, NULL, &tokens, &exec, &bytes);
  *     vtc_qformer(NULL, &w, NULL, &image, NULL, NULL, NULL, NULL, &tokens, &exec);

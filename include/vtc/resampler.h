@@ -3,9 +3,10 @@
  * then a norm and a square matrix: the resamplers of Qwen-VL and MiniCPM-V.
  *
  *   x       [B, N, Dv] or [N, Dv]  in    F32, F16 or BF16: patches in raster order, no [CLS]; what
- *                                        lies behind the rows * cols patches of an image is
- * padding, whatever it holds tokens  [G, M, D] or [M, D]    out   F32, F16 or BF16: one set for
- * each image or, with groups, for each group of images
+ *                                        lies behind the rows * columns patches of an image is
+ *                                        padding, whatever it holds
+ *   tokens  [G, M, D] or [M, D]    out   F32, F16 or BF16: one set for each image or, with groups,
+ *                                        for each group of images
  *
  * What a model does with positions is the `variant`. The cheaper of two orders of products is taken
  * by shape alone: with H M < D + M the keys' and values' matrices are applied to the queries and to
@@ -60,7 +61,7 @@ typedef struct vtc_resampler_params {
 typedef struct vtc_resampler_weights {
     vtc_tensor query;     /* [M, D]                                                           */
     vtc_tensor pos_embed; /* [M, D]; absent in MiniCPM-V from 2.5 on, ignored there            */
-    vtc_linear kv_proj;   /* [D, Dv] without bias; absent: Dv = D                              */
+    vtc_linear kv_proj;   /* [D, Dv], in released models without bias; absent: Dv = D          */
     vtc_norm ln_q;        /* [D]                                                               */
     vtc_norm ln_kv;       /* [D]                                                               */
     vtc_linear in_proj;   /* [3 D, D], [3 D]: rows of q, k, v; absent: the next three          */
@@ -93,9 +94,9 @@ typedef struct vtc_resampler_images {
 #define VTC_RESAMPLER_IMAGES_INIT { sizeof(vtc_resampler_images), NULL, NULL, NULL, 0 }
 /* clang-format on */
 
-/* Parameters of all tensors, and the multiply-adds of a call with `n_batch` images of n_patches
- * each, in the order of products that vtc_resampler() takes; 40 GFLOP for MiniCPM-V 2.6 and 1024
- * patches, the query side excluded, which a prepared object holds. */
+/* Parameters of all tensors that the variant reads, and the multiply-adds of a call with `n_batch`
+ * images of n_patches each, in the order of products that vtc_resampler() takes; 40 GFLOP for
+ * MiniCPM-V 2.6 and 1024 patches, the query side excluded, which a prepared object holds. */
 VTC_API VTC_NODISCARD vtc_status vtc_resampler_cost(const vtc_resampler_params *params,
                                                     const vtc_resampler_weights *weights,
                                                     size_t n_batch, size_t n_patches,

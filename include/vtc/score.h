@@ -158,8 +158,7 @@ VTC_API VTC_NODISCARD vtc_status
 vtc_attention_stats_finish(const vtc_attention_stats_params *params, const void *state,
                            const vtc_attention_stats_out *out, const vtc_exec *exec);
 
-/* ---- attention of one row: [CLS] -------------------------------------------------------------
- */
+/* ---- attention of one row: [CLS] ------------------------------------------------------------- */
 
 typedef enum vtc_head_reduction {
     VTC_HEADS_MEAN = 0, /* [n_cols]    MustDrop, FasterVLM, VisPruner */
@@ -205,8 +204,7 @@ VTC_API VTC_NODISCARD vtc_status vtc_cls_attention(const vtc_cls_attention_param
                                                    const vtc_tensor *k_cls, float *a,
                                                    const vtc_exec *exec);
 
-/* ---- similarity of rows ----------------------------------------------------------------------
- */
+/* ---- similarity of rows ---------------------------------------------------------------------- */
 
 VTC_API VTC_NODISCARD vtc_status vtc_pair_cosine_scratch(const vtc_tensor *x, size_t n_pairs,
                                                          const vtc_exec *exec, size_t *bytes);

@@ -27,6 +27,10 @@
 #include "sample.h"
 #include "score.h"
 #include "qformer.h"
+#include "qformer.h"
+#include "resample.h"
+#include "resampler.h"
+#include "score.h"
 #include "shuffle.h"
 #include "weights.h"
 

@@ -7,11 +7,13 @@
  * version and instruction set of the library, the model and a fingerprint of its shapes.
  *
  *     static void lay_out_prepared(vtci_arena *arena, struct job *job);     the method's own
+ *
  *     vtc_<thing>_prepare_size():  vtci_begin_query(), open, vtci_prepared_measure(),
- * lay_out_prepared(), vtci_end_query() vtc_<thing>_prepare():       vtci_begin(), open,
- * vtci_prepared_create(), lay_out_prepared(), vtci_prepared_check_room(), fill,
- * vtci_prepared_seal() vtc_<thing>():               vtci_begin(), open, vtci_prepared_open(),
- * lay_out_prepared(), the work
+ *                                  lay_out_prepared(), vtci_end_query()
+ *     vtc_<thing>_prepare():       vtci_begin(), open, vtci_prepared_create(), lay_out_prepared(),
+ *                                  vtci_prepared_check_room(), fill, vtci_prepared_seal()
+ *     vtc_<thing>():               vtci_begin(), open, vtci_prepared_open(), lay_out_prepared(),
+ *                                  the work
  */
 #ifndef VTCI_PREPARED_H
 #define VTCI_PREPARED_H

@@ -3,7 +3,7 @@
  * bits, and exact below 2^53.
  */
 #include "../../include/vtc/cost.h"
-#include "../base/call.h"
+#include "../base/tensor.h"
 
 /* ---- checks ---------------------------------------------------------------------------------- */
 
@@ -43,8 +43,7 @@ static vtc_status read_schedule(const vtci_call *call, const vtc_token_schedule 
     return VTC_OK;
 }
 
-/* ---- decoder -----------------------------------------------------------------------------------
- */
+/* ---- decoder --------------------------------------------------------------------------------- */
 
 static bool is_gated(vtc_cost_convention convention)
 {
@@ -149,6 +148,12 @@ vtc_status vtc_schedule_steps(size_t n_layers, size_t n_first, const size_t *aft
     VTCI_REQUIRE(&call, n_visual != NULL || n_layers == 0, VTC_ERR_NULL, "n_visual is NULL");
     VTCI_REQUIRE(&call, (after != NULL && n_left != NULL) || n_steps == 0, VTC_ERR_NULL,
                  "after or n_left is NULL");
+    VTCI_REQUIRE(&call,
+                 !vtci_ranges_meet(n_visual, vtci_mul(n_layers, sizeof(*n_visual)), after,
+                                   vtci_mul(n_steps, sizeof(*after))) &&
+                     !vtci_ranges_meet(n_visual, vtci_mul(n_layers, sizeof(*n_visual)), n_left,
+                                       vtci_mul(n_steps, sizeof(*n_left))),
+                 VTC_ERR_OVERLAP, "n_visual overlaps after or n_left");
     for (size_t i = 0; i < n_steps; i++) {
         VTCI_REQUIRE(&call, after[i] < n_layers && (i == 0 || after[i] > after[i - 1]),
                      VTC_ERR_RANGE, "step %zu is behind layer %zu of %zu; steps must ascend", i,
@@ -165,8 +170,7 @@ vtc_status vtc_schedule_steps(size_t n_layers, size_t n_first, const size_t *aft
     return VTC_OK;
 }
 
-/* ---- encoder and projector ---------------------------------------------------------------------
- */
+/* ---- encoder and projector ------------------------------------------------------------------- */
 
 static vtc_status check_model(const vtci_call *call, const vtc_model *model,
                               const double *operations, vtc_cost_convention convention)
@@ -200,6 +204,9 @@ vtc_status vtc_cost_encoder(const vtc_model *model, size_t n_visual, vtc_cost_co
     const size_t n_tiles = n_tile == 0 ? 0 : n_patches / n_tile;
     const size_t n_group = vtci_max(1, e->n_frames);
 
+    VTCI_REQUIRE(&call, n_patches != SIZE_MAX, VTC_ERR_OVERFLOW,
+                 "%zu visual tokens of %zu patches each overflow size_t", n_visual,
+                 model->projector.n_joined);
     VTCI_REQUIRE(&call, n_tile == 0 || n_patches % n_tile == 0, VTC_ERR_RANGE,
                  "%zu patches are no whole tiles of %zu", n_patches, n_tile);
     VTCI_REQUIRE(&call, n_tiles % n_group == 0, VTC_ERR_RANGE,
@@ -234,8 +241,7 @@ vtc_status vtc_cost_projector(const vtc_model *model, size_t n_visual,
     return VTC_OK;
 }
 
-/* ---- bytes -------------------------------------------------------------------------------------
- */
+/* ---- bytes ----------------------------------------------------------------------------------- */
 
 /* Bytes of `rows` tokens in the cache of one layer. */
 static double layer_bytes(const vtc_decoder *decoder, double rows, size_t bits)

@@ -7,30 +7,6 @@
 
 enum { TASK_ROWS = 16 };
 
-static vtci_rows dense(float *data, size_t n_rows, size_t n_cols)
-{
-    const vtci_rows rows = {
-        (char *)data, VTC_F32, 1, n_rows, n_cols, 0, vtci_mul(n_cols, sizeof(*data))
-    };
-
-    return rows;
-}
-
-static void multiply(vtci_steps *steps, const vtc_linear *layer, const vtci_packed *packed,
-                     vtci_activation act, const vtci_rows *a, const vtci_rows *c,
-                     const vtci_rows *extra)
-{
-    vtci_gemm g = { .a = *a, .b = vtci_rows_of(&layer->weight), .c = *c, .trans_b = true };
-
-    g.packed = packed;
-    g.act = act;
-    if (!vtc_tensor_is_absent(&layer->bias))
-        g.bias = vtci_rows_of(&layer->bias);
-    if (extra != NULL)
-        g.residual = *extra;
-    vtci_steps_gemm(steps, &g);
-}
-
 struct gating {
     float *x;
     const float *factor;
@@ -53,28 +29,36 @@ static void gate_rows(void *job, size_t index, size_t worker)
 void vtci_gated_mlp_run(vtci_steps *steps, const vtci_gated_mlp *mlp)
 {
     const vtc_gated_mlp *w = mlp->weights;
-    const vtci_packed *packed = mlp->packed;
+    const vtci_packed *packed[3] = { NULL, NULL, NULL };
     const size_t n = mlp->x.n_rows, inner = w->gate.weight.dim[0];
-    const vtci_rows gate = dense(mlp->hidden[0], n, inner), up = dense(mlp->hidden[1], n, inner);
+    const vtci_rows hidden = vtci_float_rows(mlp->hidden[0], n, inner);
+    const vtci_rows factor = vtci_float_rows(mlp->hidden[1], n, inner);
     struct gating g = { mlp->hidden[0], mlp->hidden[1], n, inner };
+    vtci_gemm gate, down;
 
-    multiply(steps, &w->gate, packed, mlp->act, &mlp->x, &gate, NULL);
-    multiply(steps, &w->up, packed == NULL ? NULL : packed + 1, VTCI_ACT_NONE, &mlp->x, &up, NULL);
-    if (!steps->measure)
-        vtci_parallel(steps->call, vtci_ceil_div(n, TASK_ROWS), gate_rows, &g);
-    multiply(steps, &w->down, packed == NULL ? NULL : packed + 2, VTCI_ACT_NONE, &gate, &mlp->y,
-             mlp->extra.dtype == (vtc_dtype)0 ? NULL : &mlp->extra);
+    for (int i = 0; i < 3 && mlp->packed != NULL; i++)
+        packed[i] = &mlp->packed[i];
+    gate = vtci_layer_product(mlp->x, &w->gate, packed[0], hidden);
+    gate.act = mlp->act;
+    vtci_steps_gemm(steps, &gate);
+    vtci_steps_layer(steps, mlp->x, &w->up, packed[1], factor);
+    vtci_steps_tasks(steps, vtci_ceil_div(n, TASK_ROWS), gate_rows, &g);
+    down = vtci_layer_product(hidden, &w->down, packed[2], mlp->y);
+    down.residual = mlp->extra;
+    vtci_steps_gemm(steps, &down);
 }
 
 vtc_status vtci_check_gated_mlp(const vtci_owner *of, const char *name, const vtc_gated_mlp *mlp,
                                 size_t n_in, size_t n_out)
 {
     char gate[48], up[48], down[48];
+    size_t n_inner;
 
     snprintf(gate, sizeof(gate), "%sgate_proj", name);
     snprintf(up, sizeof(up), "%sup_proj", name);
     snprintf(down, sizeof(down), "%sdown_proj", name);
-    VTCI_TRY(vtci_check_linear(of, gate, &mlp->gate, n_in));
-    VTCI_TRY(vtci_check_linear_to(of, up, &mlp->up, mlp->gate.weight.dim[0], n_in));
-    return vtci_check_linear_to(of, down, &mlp->down, n_out, mlp->gate.weight.dim[0]);
+    VTCI_TRY(vtci_check_rows(of, gate, &mlp->gate.weight, n_in, &n_inner));
+    VTCI_TRY(vtci_check_linear_to(of, gate, &mlp->gate, n_inner, n_in));
+    VTCI_TRY(vtci_check_linear_to(of, up, &mlp->up, n_inner, n_in));
+    return vtci_check_linear_to(of, down, &mlp->down, n_out, n_inner);
 }

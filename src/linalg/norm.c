@@ -6,9 +6,16 @@
 
 enum { TASK_ROWS = 16 };
 
-static bool is_wide(const vtc_tensor *t)
+/* An RMS norm has no bias, whatever its view holds. */
+static bool has_bias(const vtci_norm *norm)
 {
-    return vtc_tensor_is_absent(t) || t->dtype == VTC_F32;
+    return norm->kind == VTC_NORM_LAYER && !vtc_tensor_is_absent(&norm->norm->bias);
+}
+
+static bool is_narrow(const vtci_norm *norm)
+{
+    return norm->norm->weight.dtype != VTC_F32 ||
+           (has_bias(norm) && norm->norm->bias.dtype != VTC_F32);
 }
 
 void vtci_norm_lay_out(vtci_arena *arena, const vtci_call *call, vtci_norm *norm)
@@ -17,7 +24,7 @@ void vtci_norm_lay_out(vtci_arena *arena, const vtci_call *call, vtci_norm *norm
 
     norm->wide = NULL;
     norm->slices = NULL;
-    if (norm->norm != NULL && !(is_wide(&norm->norm->weight) && is_wide(&norm->norm->bias)))
+    if (norm->norm != NULL && is_narrow(norm))
         norm->wide = vtci_take(arena, vtci_mul(2, c), sizeof(float));
     if (norm->x.dtype != VTC_F32 || norm->y.dtype != VTC_F32)
         norm->slices = vtci_take_slices(arena, call, vtci_mul(vtci_mul(2, c), sizeof(float)),
@@ -47,17 +54,17 @@ static void norm_rows(void *job, size_t index, size_t worker)
 
 static const float *widen(const vtc_tensor *t, float *tmp)
 {
-    return vtc_tensor_is_absent(t) ? NULL : vtci_load_row(t->data, t->dtype, t->dim[0], tmp);
+    return vtci_load_row(t->data, t->dtype, t->dim[0], tmp);
 }
 
 void vtci_norm_run(const vtci_call *call, vtci_norm *norm)
 {
     norm->weight = norm->bias = NULL;
-    if (norm->norm != NULL) {
+    if (norm->norm != NULL)
         norm->weight = widen(&norm->norm->weight, norm->wide);
+    if (norm->norm != NULL && has_bias(norm))
         norm->bias =
             widen(&norm->norm->bias, norm->wide == NULL ? NULL : norm->wide + norm->x.n_cols);
-    }
     vtci_parallel(call, vtci_ceil_div(vtci_mul(norm->x.n_batch, norm->x.n_rows), TASK_ROWS),
                   norm_rows, norm);
 }

@@ -9,7 +9,7 @@
 typedef struct vtci_norm {
     vtci_rows x, y;
     vtc_norm_kind kind;
-    const vtc_norm *norm; /* the bias may be absent; NULL (LAYER only): neither */
+    const vtc_norm *norm; /* weight, bias or not (RMS: none is read); NULL (LAYER only): neither */
     float eps;
 
     /* set by vtci_norm_lay_out() and vtci_norm_run() */

@@ -66,6 +66,11 @@ vtci_arena vtci_steps_used(const vtci_steps *steps)
     return used;
 }
 
+float *vtci_take_matrix(vtci_arena *arena, size_t n_rows, size_t n_cols)
+{
+    return vtci_take(arena, vtci_mul(n_rows, n_cols), sizeof(float));
+}
+
 vtci_rows vtci_float_rows(const float *data, size_t n_rows, size_t n_cols)
 {
     const size_t row = vtci_mul(n_cols, sizeof(*data));
@@ -89,6 +94,24 @@ void vtci_steps_linear(vtci_steps *steps, vtci_rows x, const vtc_tensor *weight,
                        const vtci_packed *packed, vtci_rows y)
 {
     vtci_gemm product = vtci_linear_product(x, weight, packed, y);
+
+    vtci_steps_gemm(steps, &product);
+}
+
+vtci_gemm vtci_layer_product(vtci_rows x, const vtc_linear *layer, const vtci_packed *packed,
+                             vtci_rows y)
+{
+    vtci_gemm product = vtci_linear_product(x, &layer->weight, packed, y);
+
+    if (!vtc_tensor_is_absent(&layer->bias))
+        product.bias = vtci_rows_of(&layer->bias);
+    return product;
+}
+
+void vtci_steps_layer(vtci_steps *steps, vtci_rows x, const vtc_linear *layer,
+                      const vtci_packed *packed, vtci_rows y)
+{
+    vtci_gemm product = vtci_layer_product(x, layer, packed, y);
 
     vtci_steps_gemm(steps, &product);
 }

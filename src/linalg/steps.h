@@ -45,6 +45,9 @@ static inline float *vtci_skip(float *p, size_t n)
     return p == NULL ? NULL : p + n;
 }
 
+/* Memory for floats [n_rows, n_cols]. */
+float *vtci_take_matrix(vtci_arena *arena, size_t n_rows, size_t n_cols);
+
 /* Dense floats [n_rows, n_cols]. */
 vtci_rows vtci_float_rows(const float *data, size_t n_rows, size_t n_cols);
 
@@ -52,8 +55,14 @@ vtci_rows vtci_float_rows(const float *data, size_t n_rows, size_t n_cols);
 vtci_gemm vtci_linear_product(vtci_rows x, const vtc_tensor *weight, const vtci_packed *packed,
                               vtci_rows y);
 
-/* That product as a step. */
+/* y = x W^T + b, unless the bias is absent. */
+vtci_gemm vtci_layer_product(vtci_rows x, const vtc_linear *layer, const vtci_packed *packed,
+                             vtci_rows y);
+
+/* Such products as steps. */
 void vtci_steps_linear(vtci_steps *steps, vtci_rows x, const vtc_tensor *weight,
                        const vtci_packed *packed, vtci_rows y);
+void vtci_steps_layer(vtci_steps *steps, vtci_rows x, const vtc_linear *layer,
+                      const vtci_packed *packed, vtci_rows y);
 
 #endif

@@ -52,6 +52,16 @@ vtc_status vtci_check_matrix(const vtci_owner *of, const char *name, const char 
     return check_apart(of, l.s, w);
 }
 
+vtc_status vtci_check_rows(const vtci_owner *of, const char *name, const vtc_tensor *w, size_t n_in,
+                           size_t *n_rows)
+{
+    const vtci_label l = vtci_label_of(of, name, ".weight");
+
+    VTCI_TRY(vtci_check_tensor(of->call, l.s, w, VTCI_FLOATS, 2, 2, VTCI_IN));
+    *n_rows = w->dim[0];
+    return vtci_check_matrix(of, name, ".weight", w, *n_rows, n_in);
+}
+
 vtc_status vtci_check_bias(const vtci_owner *of, const char *name, const vtc_tensor *bias, size_t n)
 {
     return vtc_tensor_is_absent(bias) ? VTC_OK : vtci_check_vector(of, name, ".bias", bias, n);
@@ -87,8 +97,9 @@ vtc_status vtci_check_linear(const vtci_owner *of, const char *name, const vtc_l
 vtc_status vtci_check_linear_to(const vtci_owner *of, const char *name, const vtc_linear *layer,
                                 size_t n_out, size_t n_in)
 {
-    VTCI_TRY(vtci_check_linear(of, name, layer, n_in));
-    return vtci_check_width(of, name, &layer->weight, n_out);
+    VTCI_TRY(vtci_check_matrix(of, name, ".weight", &layer->weight, n_out, n_in));
+    VTCI_TRY(vtci_check_gemm(of->call, of->n_tokens, n_out, n_in));
+    return vtci_check_bias(of, name, &layer->bias, n_out);
 }
 
 vtc_status vtci_check_channel_norm(const vtci_owner *of, const char *name, const vtc_norm *norm,

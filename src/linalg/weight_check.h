@@ -31,6 +31,10 @@ VTC_NODISCARD vtc_status vtci_check_vector(const vtci_owner *of, const char *nam
 VTC_NODISCARD vtc_status vtci_check_matrix(const vtci_owner *of, const char *name, const char *part,
                                            const vtc_tensor *w, size_t n_rows, size_t n_cols);
 
+/* [n_rows, n_in] with a number of rows of its own, which is stored. */
+VTC_NODISCARD vtc_status vtci_check_rows(const vtci_owner *of, const char *name,
+                                         const vtc_tensor *w, size_t n_in, size_t *n_rows);
+
 /* [n], or absent */
 VTC_NODISCARD vtc_status vtci_check_bias(const vtci_owner *of, const char *name,
                                          const vtc_tensor *bias, size_t n);
@@ -43,7 +47,7 @@ VTC_NODISCARD vtc_status vtci_check_pointwise(const vtci_owner *of, const char *
 VTC_NODISCARD vtc_status vtci_check_linear(const vtci_owner *of, const char *name,
                                            const vtc_linear *layer, size_t n_in);
 
-/* The same with n_out given. */
+/* A matrix [n_out, n_in], of rank 2 and no other, with such a bias. */
 VTC_NODISCARD vtc_status vtci_check_linear_to(const vtci_owner *of, const char *name,
                                               const vtc_linear *layer, size_t n_out, size_t n_in);
 

@@ -15,6 +15,7 @@
 #include "../linalg/gated_mlp.h"
 #include "../linalg/rows.h"
 #include "../linalg/weight_check.h"
+#include "../linalg/weight_tables.h"
 
 #include <math.h>
 #include <stddef.h>
@@ -23,37 +24,45 @@
 /* Patches that go through the wide MLP at a time. */
 enum { BLOCK_ROWS = 512 };
 
-/* ---- names -------------------------------------------------------------------------------------
- */
+/* ---- names ----------------------------------------------------------------------------------- */
 
 #define AT(member)       offsetof(vtc_idefics2_weights, member)
 #define LAYER_AT(member) offsetof(vtc_idefics2_layer, member)
 
+/* A layer, of which released models have no bias. */
+#define LINEAR(name, offset)                                           \
+    { name ".weight", (offset) + offsetof(vtc_linear, weight), 2, 0 }, \
+    {                                                                  \
+        name ".bias", (offset) + offsetof(vtc_linear, bias), 1, 1      \
+    }
+
 static const vtc_weight model_weights[] = {
-    { "modality_projection.gate_proj.weight", AT(projection.gate.weight), 2, 0 },
-    { "modality_projection.up_proj.weight", AT(projection.up.weight), 2, 0 },
-    { "modality_projection.down_proj.weight", AT(projection.down.weight), 2, 0 },
+    LINEAR("modality_projection.gate_proj", AT(projection.gate)),
+    LINEAR("modality_projection.up_proj", AT(projection.up)),
+    LINEAR("modality_projection.down_proj", AT(projection.down)),
     { "perceiver_resampler.latents", AT(latents), 2, 0 },
     { "perceiver_resampler.norm.weight", AT(norm.weight), 1, 0 },
 };
-const vtc_weight_table vtc_idefics2_table = { "Idefics2 connector", model_weights, 5 };
+const vtc_weight_table vtc_idefics2_table = { "Idefics2 connector", model_weights,
+                                              sizeof(model_weights) / sizeof(*model_weights) };
 
 static const vtc_weight layer_weights[] = {
     { "input_latents_norm.weight", LAYER_AT(latents_norm.weight), 1, 0 },
     { "input_context_norm.weight", LAYER_AT(context_norm.weight), 1, 0 },
-    { "self_attn.q_proj.weight", LAYER_AT(q.weight), 2, 0 },
-    { "self_attn.k_proj.weight", LAYER_AT(k.weight), 2, 0 },
-    { "self_attn.v_proj.weight", LAYER_AT(v.weight), 2, 0 },
-    { "self_attn.o_proj.weight", LAYER_AT(o.weight), 2, 0 },
+    LINEAR("self_attn.q_proj", LAYER_AT(q)),
+    LINEAR("self_attn.k_proj", LAYER_AT(k)),
+    LINEAR("self_attn.v_proj", LAYER_AT(v)),
+    LINEAR("self_attn.o_proj", LAYER_AT(o)),
     { "post_attention_layernorm.weight", LAYER_AT(mlp_norm.weight), 1, 0 },
-    { "mlp.gate_proj.weight", LAYER_AT(mlp.gate.weight), 2, 0 },
-    { "mlp.up_proj.weight", LAYER_AT(mlp.up.weight), 2, 0 },
-    { "mlp.down_proj.weight", LAYER_AT(mlp.down.weight), 2, 0 },
+    LINEAR("mlp.gate_proj", LAYER_AT(mlp.gate)),
+    LINEAR("mlp.up_proj", LAYER_AT(mlp.up)),
+    LINEAR("mlp.down_proj", LAYER_AT(mlp.down)),
 };
-const vtc_weight_table vtc_idefics2_layer_table = { "Idefics2 perceiver layer", layer_weights, 10 };
+const vtc_weight_table vtc_idefics2_layer_table = {
+    "Idefics2 perceiver layer", layer_weights, sizeof(layer_weights) / sizeof(*layer_weights)
+};
 
-/* ---- the model ---------------------------------------------------------------------------------
- */
+/* ---- the model ------------------------------------------------------------------------------- */
 
 static vtc_status read_params(vtci_idefics2 *m, const vtc_idefics2_params *params)
 {
@@ -76,8 +85,8 @@ static vtc_status check_layer(vtci_idefics2 *m, const vtci_owner *of, const vtc_
 
     VTCI_TRY(vtci_check_vector(of, "input_latents_norm", ".weight", &l->latents_norm.weight, d));
     VTCI_TRY(vtci_check_vector(of, "input_context_norm", ".weight", &l->context_norm.weight, d));
-    VTCI_TRY(vtci_check_linear(of, "self_attn.q_proj", &l->q, d));
-    m->n_q = l->q.weight.dim[0];
+    VTCI_TRY(vtci_check_rows(of, "self_attn.q_proj", &l->q.weight, d, &m->n_q));
+    VTCI_TRY(vtci_check_linear_to(of, "self_attn.q_proj", &l->q, m->n_q, d));
     VTCI_REQUIRE(m->call, m->n_q % n_heads == 0, VTC_ERR_SHAPE,
                  "%s has %zu rows, no multiple of %zu heads",
                  vtci_label_of(of, "self_attn.q_proj", ".weight").s, m->n_q, n_heads);
@@ -112,10 +121,9 @@ static vtc_status check_layers(vtci_idefics2 *m, vtci_owner *of)
 }
 
 vtc_status vtci_idefics2_open(const vtci_call *call, const vtc_idefics2_params *params,
-                              const vtc_idefics2_weights *weights, const vtc_tensor *y,
-                              vtci_idefics2 *m)
+                              const vtc_idefics2_weights *weights, vtci_idefics2 *m)
 {
-    vtci_owner of = { call, y, 1, "" };
+    vtci_owner of = { call, NULL, 1, "" };
 
     memset(m, 0, sizeof(*m));
     m->call = call;
@@ -127,8 +135,6 @@ vtc_status vtci_idefics2_open(const vtci_call *call, const vtc_idefics2_params *
     m->n_latents = weights->latents.dim[0];
     m->d = weights->latents.dim[1];
     of.n_tokens = vtci_max(m->n_latents, BLOCK_ROWS);
-    if (y != NULL)
-        VTCI_TRY(vtci_check_apart(call, "y", y, "perceiver_resampler.latents", &weights->latents));
     VTCI_TRY(vtci_check_tensor(call, "modality_projection.gate_proj.weight",
                                &weights->projection.gate.weight, VTCI_FLOATS, 2, 2, VTCI_IN));
     m->n_vision = weights->projection.gate.weight.dim[1];
@@ -139,8 +145,21 @@ vtc_status vtci_idefics2_open(const vtci_call *call, const vtc_idefics2_params *
     return check_layers(m, &of);
 }
 
-/* ---- one call ----------------------------------------------------------------------------------
- */
+vtc_status vtci_idefics2_check_apart(const vtci_idefics2 *m, const char *name, const void *memory,
+                                     size_t bytes)
+{
+    if (m->call->query)
+        return VTC_OK;
+    VTCI_TRY(vtci_check_weights_apart(m->call, "", &vtc_idefics2_table, m->w, name, memory, bytes));
+    for (size_t i = 0; i < m->w->n_layers; i++)
+        VTCI_TRY(vtci_check_weights_apart(m->call,
+                                          vtci_layer_label("perceiver_resampler.layers.", i).s,
+                                          &vtc_idefics2_layer_table, &m->w->layers[i], name, memory,
+                                          bytes));
+    return VTC_OK;
+}
+
+/* ---- one call -------------------------------------------------------------------------------- */
 
 struct job {
     vtci_idefics2 m;
@@ -160,25 +179,6 @@ struct job {
     float *hidden[2];
 };
 
-vtci_rows vtci_idefics2_rows(float *data, size_t n_rows, size_t n_cols)
-{
-    const vtci_rows rows = {
-        (char *)data, VTC_F32, 1, n_rows, n_cols, 0, vtci_mul(n_cols, sizeof(*data))
-    };
-
-    return rows;
-}
-
-static float *at_row(float *data, size_t row, size_t n_cols)
-{
-    return data == NULL ? NULL : data + row * n_cols;
-}
-
-static float *take_floats(vtci_arena *arena, size_t n_rows, size_t n_cols)
-{
-    return vtci_take(arena, vtci_mul(n_rows, n_cols), sizeof(float));
-}
-
 static void lay_out(vtci_arena *arena, struct job *job)
 {
     const vtci_idefics2 *m = &job->m;
@@ -190,22 +190,21 @@ static void lay_out(vtci_arena *arena, struct job *job)
     job->block = NULL;
     if (job->mask != NULL) {
         job->patch = vtci_take(arena, n, sizeof(*job->patch));
-        job->block = take_floats(arena, vtci_min(n, BLOCK_ROWS), m->n_vision);
+        job->block = vtci_take_matrix(arena, vtci_min(n, BLOCK_ROWS), m->n_vision);
     }
-    job->context = take_floats(arena, n, m->d);
-    job->normed = take_floats(arena, vtci_max(n, m->n_latents), m->d);
-    job->k = take_floats(arena, n_all, m->n_kv);
-    job->v = take_floats(arena, n_all, m->n_kv);
-    job->q = take_floats(arena, m->n_latents, m->n_q);
-    job->mix = take_floats(arena, m->n_latents, m->n_q);
+    job->context = vtci_take_matrix(arena, n, m->d);
+    job->normed = vtci_take_matrix(arena, vtci_max(n, m->n_latents), m->d);
+    job->k = vtci_take_matrix(arena, n_all, m->n_kv);
+    job->v = vtci_take_matrix(arena, n_all, m->n_kv);
+    job->q = vtci_take_matrix(arena, m->n_latents, m->n_q);
+    job->mix = vtci_take_matrix(arena, m->n_latents, m->n_q);
     for (int i = 0; i < 2; i++) {
-        job->z[i] = take_floats(arena, m->n_latents, m->d);
-        job->hidden[i] = take_floats(arena, hidden, 1);
+        job->z[i] = vtci_take_matrix(arena, m->n_latents, m->d);
+        job->hidden[i] = vtci_take_matrix(arena, hidden, 1);
     }
 }
 
-/* ---- patches -----------------------------------------------------------------------------------
- */
+/* ---- patches --------------------------------------------------------------------------------- */
 
 /* Lists the patches that the mask lets through. */
 static void find_patches(struct job *job)
@@ -257,7 +256,7 @@ static vtci_rows block_of(struct job *job, size_t first, size_t n)
     if (job->mask != NULL) {
         if (!job->steps.measure)
             vtci_parallel(job->m.call, n, pick_task, &picking);
-        return vtci_idefics2_rows(job->block, n, job->m.n_vision);
+        return vtci_float_rows(job->block, n, job->m.n_vision);
     }
     if (rows.data != NULL)
         rows.data += job->b * rows.batch_stride + first * rows.row_stride;
@@ -275,28 +274,14 @@ static void project_patches(struct job *job)
         vtci_gated_mlp mlp = { .weights = &m->w->projection, .act = VTCI_ACT_SILU };
 
         mlp.x = block_of(job, first, n);
-        mlp.y = vtci_idefics2_rows(at_row(job->context, first, m->d), n, m->d);
+        mlp.y = vtci_float_rows(vtci_skip(job->context, first * m->d), n, m->d);
         mlp.hidden[0] = job->hidden[0];
         mlp.hidden[1] = job->hidden[1];
         vtci_gated_mlp_run(&job->steps, &mlp);
     }
 }
 
-/* ---- layers ------------------------------------------------------------------------------------
- */
-
-void vtci_idefics2_multiply(vtci_steps *steps, const vtc_linear *layer, const vtci_packed *packed,
-                            const vtci_rows *a, const vtci_rows *c, const vtci_rows *extra)
-{
-    vtci_gemm g = { .a = *a, .b = vtci_rows_of(&layer->weight), .c = *c, .trans_b = true };
-
-    g.packed = packed;
-    if (!vtc_tensor_is_absent(&layer->bias))
-        g.bias = vtci_rows_of(&layer->bias);
-    if (extra != NULL)
-        g.residual = *extra;
-    vtci_steps_gemm(steps, &g);
-}
+/* ---- layers ---------------------------------------------------------------------------------- */
 
 static void normalize(const vtci_idefics2 *m, vtci_steps *steps, const vtc_norm *weights,
                       const vtci_rows *x, const vtci_rows *y)
@@ -318,26 +303,23 @@ void vtci_idefics2_project_latents(const vtci_idefics2 *m, vtci_steps *steps,
                                    const vtci_idefics2_latents *l)
 {
     normalize(m, steps, &layer->latents_norm, &l->z, &l->normed);
-    vtci_idefics2_multiply(steps, &layer->q, packed_at(packed, VTCI_IDEFICS2_Q), &l->normed, &l->q,
-                           NULL);
-    vtci_idefics2_multiply(steps, &layer->k, packed_at(packed, VTCI_IDEFICS2_K), &l->normed, &l->k,
-                           NULL);
-    vtci_idefics2_multiply(steps, &layer->v, packed_at(packed, VTCI_IDEFICS2_V), &l->normed, &l->v,
-                           NULL);
+    vtci_steps_layer(steps, l->normed, &layer->q, packed_at(packed, VTCI_IDEFICS2_Q), l->q);
+    vtci_steps_layer(steps, l->normed, &layer->k, packed_at(packed, VTCI_IDEFICS2_K), l->k);
+    vtci_steps_layer(steps, l->normed, &layer->v, packed_at(packed, VTCI_IDEFICS2_V), l->v);
 }
 
 /* Keys and values of the patches, in front of those of the latents. */
 static void project_context(struct job *job, const vtc_idefics2_layer *layer)
 {
     const vtci_idefics2 *m = &job->m;
-    const vtci_rows context = vtci_idefics2_rows(job->context, job->n, m->d);
-    const vtci_rows normed = vtci_idefics2_rows(job->normed, job->n, m->d);
-    const vtci_rows k = vtci_idefics2_rows(job->k, job->n, m->n_kv);
-    const vtci_rows v = vtci_idefics2_rows(job->v, job->n, m->n_kv);
+    const vtci_rows context = vtci_float_rows(job->context, job->n, m->d);
+    const vtci_rows normed = vtci_float_rows(job->normed, job->n, m->d);
+    const vtci_rows k = vtci_float_rows(job->k, job->n, m->n_kv);
+    const vtci_rows v = vtci_float_rows(job->v, job->n, m->n_kv);
 
     normalize(m, &job->steps, &layer->context_norm, &context, &normed);
-    vtci_idefics2_multiply(&job->steps, &layer->k, NULL, &normed, &k, NULL);
-    vtci_idefics2_multiply(&job->steps, &layer->v, NULL, &normed, &v, NULL);
+    vtci_steps_layer(&job->steps, normed, &layer->k, NULL, k);
+    vtci_steps_layer(&job->steps, normed, &layer->v, NULL, v);
 }
 
 /* Queries, and the latents' keys and values: of the first layer they may be prepared. */
@@ -347,14 +329,14 @@ static void project_queries(struct job *job, size_t i, const vtci_idefics2_packe
     const size_t n = m->n_latents;
     vtci_idefics2_latents l;
 
-    l.z = i == 0 ? vtci_rows_of(&m->w->latents) : vtci_idefics2_rows(job->z[0], n, m->d);
-    l.normed = vtci_idefics2_rows(job->normed, n, m->d);
-    l.q = vtci_idefics2_rows(job->q, n, m->n_q);
-    l.k = vtci_idefics2_rows(at_row(job->k, job->n, m->n_kv), n, m->n_kv);
-    l.v = vtci_idefics2_rows(at_row(job->v, job->n, m->n_kv), n, m->n_kv);
+    l.z = i == 0 ? vtci_rows_of(&m->w->latents) : vtci_float_rows(job->z[0], n, m->d);
+    l.normed = vtci_float_rows(job->normed, n, m->d);
+    l.q = vtci_float_rows(job->q, n, m->n_q);
+    l.k = vtci_float_rows(vtci_skip(job->k, job->n * m->n_kv), n, m->n_kv);
+    l.v = vtci_float_rows(vtci_skip(job->v, job->n * m->n_kv), n, m->n_kv);
     if (i != 0 || !job->object.given) {
         vtci_idefics2_project_latents(m, &job->steps, &m->w->layers[i], packed, &l);
-    } else if (!job->steps.measure) {
+    } else if (!job->steps.measure && n * m->n_q != 0) {
         memcpy(l.q.data, job->object.q, n * m->n_q * sizeof(float));
         memcpy(l.k.data, job->object.k, n * m->n_kv * sizeof(float));
         memcpy(l.v.data, job->object.v, n * m->n_kv * sizeof(float));
@@ -365,10 +347,10 @@ static void attend(struct job *job)
 {
     const vtci_idefics2 *m = &job->m;
     const size_t n_keys = job->n + m->n_latents;
-    const vtci_rows q = vtci_idefics2_rows(job->q, m->n_latents, m->n_q);
-    const vtci_rows k = vtci_idefics2_rows(job->k, n_keys, m->n_kv);
-    const vtci_rows v = vtci_idefics2_rows(job->v, n_keys, m->n_kv);
-    const vtci_rows mix = vtci_idefics2_rows(job->mix, m->n_latents, m->n_q);
+    const vtci_rows q = vtci_float_rows(job->q, m->n_latents, m->n_q);
+    const vtci_rows k = vtci_float_rows(job->k, n_keys, m->n_kv);
+    const vtci_rows v = vtci_float_rows(job->v, n_keys, m->n_kv);
+    const vtci_rows mix = vtci_float_rows(job->mix, m->n_latents, m->n_q);
     vtci_attention a = { .q = vtci_heads_of_rows(&q, m->params.n_heads) };
 
     a.k = vtci_heads_of_rows(&k, m->params.n_kv_heads);
@@ -385,17 +367,18 @@ static void update_latents(struct job *job, size_t i, const vtci_idefics2_packed
     const vtc_idefics2_layer *layer = &m->w->layers[i];
     const size_t n = m->n_latents;
     const vtci_rows old =
-        i == 0 ? vtci_rows_of(&m->w->latents) : vtci_idefics2_rows(job->z[0], n, m->d);
-    const vtci_rows mix = vtci_idefics2_rows(job->mix, n, m->n_q);
-    const vtci_rows between = vtci_idefics2_rows(job->z[1], n, m->d);
+        i == 0 ? vtci_rows_of(&m->w->latents) : vtci_float_rows(job->z[0], n, m->d);
+    const vtci_rows mix = vtci_float_rows(job->mix, n, m->n_q);
+    const vtci_rows between = vtci_float_rows(job->z[1], n, m->d);
+    vtci_gemm out = vtci_layer_product(mix, &layer->o, packed_at(packed, VTCI_IDEFICS2_O), between);
     vtci_gated_mlp mlp = { .weights = &layer->mlp, .act = VTCI_ACT_SILU };
 
-    vtci_idefics2_multiply(&job->steps, &layer->o, packed_at(packed, VTCI_IDEFICS2_O), &mix,
-                           &between, &old);
-    mlp.x = vtci_idefics2_rows(job->normed, n, m->d);
+    out.residual = old;
+    vtci_steps_gemm(&job->steps, &out);
+    mlp.x = vtci_float_rows(job->normed, n, m->d);
     normalize(m, &job->steps, &layer->mlp_norm, &between, &mlp.x);
     mlp.packed = packed_at(packed, VTCI_IDEFICS2_MLP);
-    mlp.y = vtci_idefics2_rows(job->z[0], n, m->d);
+    mlp.y = vtci_float_rows(job->z[0], n, m->d);
     mlp.extra = between;
     mlp.hidden[0] = job->hidden[0];
     mlp.hidden[1] = job->hidden[1];
@@ -419,7 +402,7 @@ static void run_image(struct job *job)
         project_queries(job, i, job->object.given ? &packed : NULL);
         attend(job);
         update_latents(job, i, job->object.given ? &packed : NULL);
-        z = vtci_idefics2_rows(job->z[0], m->n_latents, m->d);
+        z = vtci_float_rows(job->z[0], m->n_latents, m->d);
     }
     if (y.data != NULL)
         y.data += job->b * y.batch_stride;
@@ -427,8 +410,7 @@ static void run_image(struct job *job)
     normalize(m, &job->steps, &m->w->norm, &z, &y);
 }
 
-/* ---- calls -------------------------------------------------------------------------------------
- */
+/* ---- calls ----------------------------------------------------------------------------------- */
 
 static vtc_status check_mask(const vtci_call *call, const vtc_tensor *mask, const vtc_tensor *x,
                              const vtc_tensor *tokens)
@@ -463,7 +445,8 @@ static vtc_status open_job(const vtci_call *call, const vtc_idefics2_params *par
 {
     memset(job, 0, sizeof(*job));
     VTCI_TRY(check_views(call, x, mask, tokens));
-    VTCI_TRY(vtci_idefics2_open(call, params, weights, tokens, &job->m));
+    VTCI_TRY(vtci_idefics2_open(call, params, weights, &job->m));
+    VTCI_TRY(vtci_idefics2_check_apart(&job->m, "tokens", tokens->data, vtci_span_bytes(tokens)));
     VTCI_TRY(vtci_idefics2_open_object(&job->m, prepared, &job->object));
     job->x = vtci_rows_of(x);
     job->y = vtci_rows_of(tokens);
@@ -480,7 +463,7 @@ static vtc_status open_job(const vtci_call *call, const vtc_idefics2_params *par
                      !vtci_ranges_meet(tokens->data, vtci_span_bytes(tokens), prepared->data,
                                        prepared->bytes),
                  VTC_ERR_OVERLAP, "tokens overlaps the prepared object");
-    return vtci_check_gemm(call, job->x.n_rows, job->m.d, job->m.n_latents);
+    return vtci_check_gemm(call, vtci_add(job->x.n_rows, job->m.n_latents), job->m.d, 1);
 }
 
 static vtci_arena measure(struct job *job)
@@ -525,17 +508,17 @@ vtc_status vtc_idefics2(const vtc_idefics2_params *params, const vtc_idefics2_we
     return VTC_OK;
 }
 
-/* ---- cost --------------------------------------------------------------------------------------
- */
+/* ---- cost ------------------------------------------------------------------------------------ */
 
-static double elements(const vtc_tensor *t)
+/* Multiply-adds of a row. */
+static double linear_macs(const vtc_linear *layer)
 {
-    return vtc_tensor_is_absent(t) ? 0.0 : (double)vtci_count(t);
+    return (double)vtci_count(&layer->weight);
 }
 
-static double gated_elements(const vtc_gated_mlp *mlp)
+static double gated_macs(const vtc_gated_mlp *mlp)
 {
-    return elements(&mlp->gate.weight) + elements(&mlp->up.weight) + elements(&mlp->down.weight);
+    return linear_macs(&mlp->gate) + linear_macs(&mlp->up) + linear_macs(&mlp->down);
 }
 
 vtc_status vtc_idefics2_cost(const vtc_idefics2_params *params, const vtc_idefics2_weights *weights,
@@ -550,17 +533,15 @@ vtc_status vtc_idefics2_cost(const vtc_idefics2_params *params, const vtc_idefic
     VTCI_TRY(vtci_begin(&call, "vtc_idefics2_cost", exec));
     call.query = true;
     VTCI_REQUIRE_PTR(&call, cost);
-    VTCI_TRY(vtci_idefics2_open(&call, params, weights, NULL, &m));
-    all = gated_elements(&weights->projection) + elements(&weights->latents) + (double)m.d;
-    macs = n * gated_elements(&weights->projection);
+    VTCI_TRY(vtci_idefics2_open(&call, params, weights, &m));
+    all = vtci_count_weights(&vtc_idefics2_table, weights);
+    macs = n * gated_macs(&weights->projection);
     for (size_t i = 0; i < weights->n_layers; i++) {
         const vtc_idefics2_layer *l = &weights->layers[i];
-        const double latent =
-            elements(&l->q.weight) + elements(&l->o.weight) + gated_elements(&l->mlp);
-        const double kv = elements(&l->k.weight) + elements(&l->v.weight);
-        const double rows = (double)m.n_latents;
+        const double latent = linear_macs(&l->q) + linear_macs(&l->o) + gated_macs(&l->mlp);
+        const double kv = linear_macs(&l->k) + linear_macs(&l->v), rows = (double)m.n_latents;
 
-        all += latent + kv + 3.0 * (double)m.d;
+        all += vtci_count_weights(&vtc_idefics2_layer_table, l);
         macs += rows * latent + (n + rows) * kv + 2.0 * rows * (n + rows) * (double)m.n_q;
     }
     cost->parameters = all;

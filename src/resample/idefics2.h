@@ -18,11 +18,14 @@ typedef struct vtci_idefics2 {
     size_t n_hidden;               /* the widest MLP                        */
 } vtci_idefics2;
 
-/* Checks everything that depends on the weights alone; y is what they must not overlap, or NULL. */
+/* Checks everything that depends on the weights alone. */
 VTC_NODISCARD vtc_status vtci_idefics2_open(const vtci_call *call,
                                             const vtc_idefics2_params *params,
-                                            const vtc_idefics2_weights *weights,
-                                            const vtc_tensor *y, vtci_idefics2 *m);
+                                            const vtc_idefics2_weights *weights, vtci_idefics2 *m);
+
+/* VTC_ERR_OVERLAP when `bytes` that are to be written meet a weight. */
+VTC_NODISCARD vtc_status vtci_idefics2_check_apart(const vtci_idefics2 *m, const char *name,
+                                                   const void *memory, size_t bytes);
 
 /* What a prepared object holds of one layer: q, k, v, o, then gate, up, down. */
 typedef struct vtci_idefics2_packed {
@@ -52,12 +55,5 @@ void vtci_idefics2_project_latents(const vtci_idefics2 *m, vtci_steps *steps,
                                    const vtc_idefics2_layer *layer,
                                    const vtci_idefics2_packed *packed,
                                    const vtci_idefics2_latents *l);
-
-/* Dense F32 rows. */
-vtci_rows vtci_idefics2_rows(float *data, size_t n_rows, size_t n_cols);
-
-/* c = a W^T + b + extra; packed and extra may be NULL. */
-void vtci_idefics2_multiply(vtci_steps *steps, const vtc_linear *layer, const vtci_packed *packed,
-                            const vtci_rows *a, const vtci_rows *c, const vtci_rows *extra);
 
 #endif

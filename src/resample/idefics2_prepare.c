@@ -4,8 +4,7 @@
 
 #include <string.h>
 
-/* ---- layout ------------------------------------------------------------------------------------
- */
+/* ---- layout ---------------------------------------------------------------------------------- */
 
 static const vtc_linear *linear_at(const vtc_idefics2_layer *layer, size_t i)
 {
@@ -17,17 +16,12 @@ static const vtc_linear *linear_at(const vtc_idefics2_layer *layer, size_t i)
 
 enum { N_PACKED = VTCI_IDEFICS2_MLP + 3 };
 
-static float *take_floats(vtci_arena *arena, size_t n_rows, size_t n_cols)
-{
-    return vtci_take(arena, vtci_mul(n_rows, n_cols), sizeof(float));
-}
-
 void vtci_idefics2_lay_out(vtci_arena *arena, const vtci_idefics2 *m, vtci_idefics2_object *object)
 {
     object->given = true;
-    object->q = take_floats(arena, m->n_latents, m->n_q);
-    object->k = take_floats(arena, m->n_latents, m->n_kv);
-    object->v = take_floats(arena, m->n_latents, m->n_kv);
+    object->q = vtci_take_matrix(arena, m->n_latents, m->n_q);
+    object->k = vtci_take_matrix(arena, m->n_latents, m->n_kv);
+    object->v = vtci_take_matrix(arena, m->n_latents, m->n_kv);
     object->layers = *arena;
 }
 
@@ -78,8 +72,7 @@ vtc_status vtci_idefics2_open_object(const vtci_idefics2 *m, const vtc_prepared 
     return VTC_OK;
 }
 
-/* ---- contents ----------------------------------------------------------------------------------
- */
+/* ---- contents -------------------------------------------------------------------------------- */
 
 /* The first layer's latents, whose normed rows need scratch. */
 static void compute_latents(const vtci_idefics2 *m, vtci_steps *steps,
@@ -89,10 +82,10 @@ static void compute_latents(const vtci_idefics2 *m, vtci_steps *steps,
 
     l.z = vtci_rows_of(&m->w->latents);
     l.normed =
-        vtci_idefics2_rows(take_floats(&steps->arena, m->n_latents, m->d), m->n_latents, m->d);
-    l.q = vtci_idefics2_rows(object->q, m->n_latents, m->n_q);
-    l.k = vtci_idefics2_rows(object->k, m->n_latents, m->n_kv);
-    l.v = vtci_idefics2_rows(object->v, m->n_latents, m->n_kv);
+        vtci_float_rows(vtci_take_matrix(&steps->arena, m->n_latents, m->d), m->n_latents, m->d);
+    l.q = vtci_float_rows(object->q, m->n_latents, m->n_q);
+    l.k = vtci_float_rows(object->k, m->n_latents, m->n_kv);
+    l.v = vtci_float_rows(object->v, m->n_latents, m->n_kv);
     if (m->w->n_layers != 0)
         vtci_idefics2_project_latents(m, steps, &m->w->layers[0], NULL, &l);
 }
@@ -120,8 +113,7 @@ static void fill(const vtci_idefics2 *m, const vtci_idefics2_object *object)
     }
 }
 
-/* ---- public ------------------------------------------------------------------------------------
- */
+/* ---- public ---------------------------------------------------------------------------------- */
 
 vtc_status vtc_idefics2_prepare_size(const vtc_idefics2_params *params,
                                      const vtc_idefics2_weights *weights, const vtc_exec *exec,
@@ -133,7 +125,7 @@ vtc_status vtc_idefics2_prepare_size(const vtc_idefics2_params *params,
     vtci_call call;
 
     VTCI_TRY(vtci_begin_query(&call, "vtc_idefics2_prepare_size", exec, bytes));
-    VTCI_TRY(vtci_idefics2_open(&call, params, weights, NULL, &m));
+    VTCI_TRY(vtci_idefics2_open(&call, params, weights, &m));
     lay_out_all(&arena, &m, &object);
     return vtci_end_query(&call, &arena, bytes);
 }
@@ -147,7 +139,7 @@ vtc_status vtc_idefics2_prepare_scratch(const vtc_idefics2_params *params,
     vtci_call call;
 
     VTCI_TRY(vtci_begin_query(&call, "vtc_idefics2_prepare_scratch", exec, bytes));
-    VTCI_TRY(vtci_idefics2_open(&call, params, weights, NULL, &m));
+    VTCI_TRY(vtci_idefics2_open(&call, params, weights, &m));
     arena = measure_latents(&m);
     return vtci_end_query(&call, &arena, bytes);
 }
@@ -161,12 +153,11 @@ vtc_status vtc_idefics2_prepare(const vtc_idefics2_params *params,
     vtci_idefics2 m;
     vtci_arena arena, scratch;
     vtci_call call;
-    vtc_tensor memory;
 
     VTCI_TRY(vtci_begin(&call, "vtc_idefics2_prepare", exec));
     VTCI_TRY(vtci_prepared_create(&call, prepared, &arena));
-    memory = vtc_tensor_1d(prepared->data, VTC_U8, prepared->bytes);
-    VTCI_TRY(vtci_idefics2_open(&call, params, weights, &memory, &m));
+    VTCI_TRY(vtci_idefics2_open(&call, params, weights, &m));
+    VTCI_TRY(vtci_idefics2_check_apart(&m, "prepared", prepared->data, prepared->bytes));
     lay_out_all(&arena, &m, &object);
     VTCI_TRY(vtci_prepared_check_room(&call, prepared, &arena));
     scratch = measure_latents(&m);

@@ -46,8 +46,7 @@ struct job {
     float *v_bias;    /* [D]                                                       */
 };
 
-/* ---- images ------------------------------------------------------------------------------------
- */
+/* ---- images ---------------------------------------------------------------------------------- */
 
 struct grid {
     size_t rows, cols;
@@ -56,11 +55,13 @@ struct grid {
 static struct grid grid_of(const struct job *job, size_t b)
 {
     const int32_t *grids = job->images.grids;
-    const size_t side = (size_t)lrint(sqrt((double)job->x.n_rows));
-    const struct grid square = { side, side };
+    bool exact;
 
-    if (grids == NULL)
-        return square;
+    if (grids == NULL) {
+        const size_t side = vtci_square_side(job->x.n_rows, &exact);
+
+        return (struct grid){ side, side };
+    }
     return (struct grid){ (size_t)grids[2 * b], (size_t)grids[2 * b + 1] };
 }
 
@@ -76,9 +77,11 @@ static int32_t frame_of(const struct job *job, size_t b)
 
 static vtc_status check_square(const struct job *job)
 {
-    const size_t n = job->x.n_rows, side = (size_t)lrint(sqrt((double)n));
+    const size_t n = job->x.n_rows;
+    bool exact;
 
-    VTCI_REQUIRE(job->m.call, side * side == n && (n != 0 || job->x.n_batch == 0), VTC_ERR_SHAPE,
+    vtci_square_side(n, &exact);
+    VTCI_REQUIRE(job->m.call, exact && (n != 0 || job->x.n_batch == 0), VTC_ERR_SHAPE,
                  "x has %zu patches, no square; give the grids", n);
     return VTC_OK;
 }
@@ -119,6 +122,27 @@ static vtc_status check_frames(const struct job *job)
     return VTC_OK;
 }
 
+/* What is known of the images is read while tokens are written. */
+static vtc_status check_images_apart(const struct job *job, const vtc_tensor *tokens)
+{
+    const vtc_resampler_images *images = &job->images;
+    const struct {
+        const char *name;
+        const int32_t *data;
+        size_t n;
+    } arrays[] = { { "grids", images->grids, vtci_mul(2, job->x.n_batch) },
+                   { "frame_ids", images->frame_ids, job->x.n_batch },
+                   { "group_sizes", images->group_sizes, job->n_groups } };
+
+    for (size_t i = 0; i < 3 && !job->m.call->query; i++)
+        VTCI_REQUIRE(job->m.call,
+                     arrays[i].data == NULL ||
+                         !vtci_ranges_meet(tokens->data, vtci_span_bytes(tokens), arrays[i].data,
+                                           vtci_mul(arrays[i].n, sizeof(int32_t))),
+                     VTC_ERR_OVERLAP, "tokens overlaps %s", arrays[i].name);
+    return VTC_OK;
+}
+
 /* Sets the number of groups and the keys of the largest. */
 static vtc_status check_groups(struct job *job)
 {
@@ -126,6 +150,8 @@ static vtc_status check_groups(struct job *job)
     const vtc_resampler_images *images = &job->images;
     size_t b = 0;
 
+    VTCI_REQUIRE(call, images->group_sizes != NULL || images->n_groups == 0, VTC_ERR_NULL,
+                 "group_sizes is NULL, n_groups is %zu", images->n_groups);
     job->n_groups = images->group_sizes == NULL ? job->x.n_batch : images->n_groups;
     for (size_t g = 0; g < job->n_groups; g++) {
         size_t n = 0, end;
@@ -136,7 +162,7 @@ static vtc_status check_groups(struct job *job)
         VTCI_REQUIRE(call, end <= job->x.n_batch, VTC_ERR_SHAPE,
                      "groups hold more than the %zu images of x", job->x.n_batch);
         for (; b < end; b++)
-            n = vtci_add(n, grid_of(job, b).rows * grid_of(job, b).cols);
+            n = vtci_add(n, vtci_mul(grid_of(job, b).rows, grid_of(job, b).cols));
         job->n_keys = vtci_max(job->n_keys, n);
     }
     VTCI_REQUIRE(call, b == job->x.n_batch, VTC_ERR_SHAPE, "groups hold %zu images, x has %zu", b,
@@ -144,13 +170,7 @@ static vtc_status check_groups(struct job *job)
     return VTC_OK;
 }
 
-/* ---- scratch -----------------------------------------------------------------------------------
- */
-
-static float *take_floats(vtci_arena *arena, size_t n_rows, size_t n_cols)
-{
-    return vtci_take(arena, vtci_mul(n_rows, n_cols), sizeof(float));
-}
+/* ---- scratch --------------------------------------------------------------------------------- */
 
 static void lay_out(vtci_arena *arena, struct job *job)
 {
@@ -160,25 +180,20 @@ static void lay_out(vtci_arena *arena, struct job *job)
     job->queries = job->object.queries;
     if (!job->object.given) {
         vtci_resampler_lay_out_queries(arena, m, &job->b);
-        job->queries = take_floats(arena, vtci_resampler_query_floats(m), 1);
+        job->queries = vtci_take_matrix(arena, vtci_resampler_query_floats(m), 1);
     }
-    job->values = take_floats(arena, n, d);
-    job->keys = take_floats(arena, n, d);
-    job->table = take_floats(arena, vtci_resampler_table_floats(m, job->side), 1);
-    job->projected = m->cheap ? NULL : take_floats(arena, vtci_mul(2, n), d);
-    job->gathered = m->cheap ? take_floats(arena, vtci_mul(m->n_heads, m->n_queries), d) : NULL;
-    job->mix = take_floats(arena, rows, d);
-    job->out = take_floats(arena, rows, d);
-    job->v_bias = take_floats(arena, 1, d);
+    job->values = vtci_take_matrix(arena, n, d);
+    job->keys = vtci_take_matrix(arena, n, d);
+    job->table = vtci_take_matrix(arena, vtci_resampler_table_floats(m, job->side), 1);
+    job->projected = m->cheap ? NULL : vtci_take_matrix(arena, vtci_mul(2, n), d);
+    job->gathered =
+        m->cheap ? vtci_take_matrix(arena, vtci_mul(m->n_heads, m->n_queries), d) : NULL;
+    job->mix = vtci_take_matrix(arena, rows, d);
+    job->out = vtci_take_matrix(arena, rows, d);
+    job->v_bias = vtci_take_matrix(arena, 1, d);
 }
 
-/* ---- one group ---------------------------------------------------------------------------------
- */
-
-static float *at_row(float *data, size_t row, size_t n_cols)
-{
-    return data == NULL ? NULL : data + row * n_cols;
-}
+/* ---- one group ------------------------------------------------------------------------------- */
 
 /* Rows of image b in front of its padding. */
 static vtci_rows patches_of(const struct job *job, size_t b, size_t n)
@@ -199,58 +214,38 @@ static void read_image(struct job *job, size_t b, size_t first)
     const struct grid grid = grid_of(job, b);
     const size_t n = grid.rows * grid.cols;
     const vtci_rows x = patches_of(job, b, n);
-    const vtci_rows v = vtci_resampler_rows(at_row(job->values, first, m->d), 1, n, m->d);
-    const bool projects = !vtc_tensor_is_absent(&m->w->kv_proj.weight);
+    const vtci_rows v = vtci_float_rows(vtci_skip(job->values, first * m->d), n, m->d);
+    const bool projects = !vtc_tensor_is_absent(&m->w.kv_proj.weight);
     vtci_norm norm = { .x = projects ? v : x, .y = v, .kind = VTC_NORM_LAYER };
-    const vtci_resampler_positions positions = { m,
-                                                 grid.rows,
-                                                 grid.cols,
-                                                 frame_of(job, b),
-                                                 job->table,
-                                                 (const float *)(const void *)v.data,
-                                                 at_row(job->keys, first, m->d) };
+    const vtci_resampler_positions positions = { .m = m,
+                                                 .n_rows = grid.rows,
+                                                 .n_cols = grid.cols,
+                                                 .frame = frame_of(job, b),
+                                                 .table = job->table,
+                                                 .x = (const float *)(const void *)v.data,
+                                                 .y = vtci_skip(job->keys, first * m->d) };
 
-    if (projects) {
-        vtci_gemm g = { .a = x, .b = vtci_rows_of(&m->w->kv_proj.weight), .c = v };
-
-        g.trans_b = true;
-        if (!vtc_tensor_is_absent(&m->w->kv_proj.bias))
-            g.bias = vtci_rows_of(&m->w->kv_proj.bias);
-        vtci_steps_gemm(&job->steps, &g);
-    }
-    norm.norm = &m->w->ln_kv;
+    if (projects)
+        vtci_steps_layer(&job->steps, x, &m->w.kv_proj, NULL, v);
+    norm.norm = &m->w.ln_kv;
     norm.eps = m->params.eps;
     vtci_steps_norm(&job->steps, &norm);
     if (!job->steps.measure)
         vtci_resampler_add_positions(&positions);
 }
 
-static void project(struct job *job, const vtc_linear *layer, bool with_bias, float *from, size_t n,
-                    float *to)
-{
-    const size_t d = job->m.d;
-    vtci_gemm g = { .a = vtci_resampler_rows(from, 1, n, d), .b = vtci_rows_of(&layer->weight) };
-
-    g.c = vtci_resampler_rows(to, 1, n, d);
-    g.trans_b = true;
-    if (with_bias && !vtc_tensor_is_absent(&layer->bias))
-        g.bias = vtci_rows_of(&layer->bias);
-    vtci_steps_gemm(&job->steps, &g);
-}
-
 /* Every head reads its part of projected keys and values. */
 static void attend_directly(struct job *job, size_t n, float *mix)
 {
     const vtci_resampler *m = &job->m;
-    float *keys = job->projected, *values = at_row(job->projected, n, m->d);
-    const vtci_rows q = vtci_resampler_rows(job->queries, 1, m->n_queries, m->d);
-    const vtci_rows k = vtci_resampler_rows(keys, 1, n, m->d);
-    const vtci_rows v = vtci_resampler_rows(values, 1, n, m->d);
-    const vtci_rows y = vtci_resampler_rows(mix, 1, m->n_queries, m->d);
+    const vtci_rows q = vtci_float_rows(job->queries, m->n_queries, m->d);
+    const vtci_rows k = vtci_float_rows(job->projected, n, m->d);
+    const vtci_rows v = vtci_float_rows(vtci_skip(job->projected, n * m->d), n, m->d);
+    const vtci_rows y = vtci_float_rows(mix, m->n_queries, m->d);
     vtci_attention a = { .q = vtci_heads_of_rows(&q, m->n_heads) };
 
-    project(job, &m->k, false, job->keys, n, keys);
-    project(job, &m->v, true, job->values, n, values);
+    vtci_steps_linear(&job->steps, vtci_float_rows(job->keys, n, m->d), &m->k.weight, NULL, k);
+    vtci_steps_layer(&job->steps, vtci_float_rows(job->values, n, m->d), &m->v, NULL, v);
     a.k = vtci_heads_of_rows(&k, m->n_heads);
     a.v = vtci_heads_of_rows(&v, m->n_heads);
     a.y = vtci_heads_of_rows(&y, m->n_heads);
@@ -273,11 +268,12 @@ static void project_gathered(struct job *job, float *mix)
     const vtci_resampler *m = &job->m;
     vtci_gemm g = { .b = vtci_rows_of(&m->v.weight), .trans_b = true };
 
-    g.a = vtci_resampler_rows(job->gathered, m->n_heads, m->n_queries, m->d);
+    g.a = vtci_float_rows(job->gathered, m->n_queries, m->d);
+    g.a.n_batch = m->n_heads;
     g.b.n_batch = m->n_heads;
     g.b.n_rows = m->width;
     g.b.batch_stride = m->width * g.b.row_stride;
-    g.c = vtci_resampler_rows(mix, 1, m->n_queries, m->d);
+    g.c = vtci_float_rows(mix, m->n_queries, m->d);
     g.c.n_batch = m->n_heads;
     g.c.n_cols = m->width;
     g.c.batch_stride = m->width * sizeof(float);
@@ -317,8 +313,7 @@ static void run_group(struct job *job, size_t g, size_t b, float *mix)
         attend_directly(job, n, mix);
 }
 
-/* ---- the last products -------------------------------------------------------------------------
- */
+/* ---- the last products ----------------------------------------------------------------------- */
 
 /* Groups first .. first + n - 1 of the tokens. */
 static vtci_rows tokens_of(const struct job *job, size_t first, size_t n)
@@ -361,13 +356,13 @@ static void store_row(void *job, size_t index, size_t worker)
 static void multiply_last(struct job *job, const vtci_rows *out, size_t first, size_t n)
 {
     struct storing storing = { tokens_of(job, first, n), job->mix };
-    vtci_gemm g = { .a = *out, .b = vtci_rows_of(&job->m.w->proj), .c = storing.to };
+    vtci_gemm g = { .a = *out, .b = vtci_rows_of(&job->m.w.proj), .c = storing.to };
 
     if (as_matrix(&g.c)) {
         vtci_steps_gemm(&job->steps, &g);
         return;
     }
-    g.c = vtci_resampler_rows(job->mix, 1, out->n_rows, job->m.d);
+    g.c = vtci_float_rows(job->mix, out->n_rows, job->m.d);
     vtci_steps_gemm(&job->steps, &g);
     if (!job->steps.measure)
         vtci_parallel(job->m.call, out->n_rows, store_row, &storing);
@@ -377,16 +372,12 @@ static void finish(struct job *job, size_t first, size_t n)
 {
     const vtci_resampler *m = &job->m;
     const size_t n_rows = n * m->n_queries;
-    const vtci_rows mix = vtci_resampler_rows(job->mix, 1, n_rows, m->d);
-    const vtci_rows out = vtci_resampler_rows(job->out, 1, n_rows, m->d);
-    vtci_norm norm = { .x = out, .y = out, .kind = VTC_NORM_LAYER, .norm = &m->w->ln_post };
-    vtci_gemm g = { .a = mix, .b = vtci_rows_of(&m->w->out_proj.weight), .c = out };
+    const vtci_rows mix = vtci_float_rows(job->mix, n_rows, m->d);
+    const vtci_rows out = vtci_float_rows(job->out, n_rows, m->d);
+    vtci_norm norm = { .x = out, .y = out, .kind = VTC_NORM_LAYER, .norm = &m->w.ln_post };
+    const vtci_packed *packed = job->object.given ? &job->object.out_proj : NULL;
 
-    g.trans_b = true;
-    g.packed = job->object.given ? &job->object.out_proj : NULL;
-    if (!vtc_tensor_is_absent(&m->w->out_proj.bias))
-        g.bias = vtci_rows_of(&m->w->out_proj.bias);
-    vtci_steps_gemm(&job->steps, &g);
+    vtci_steps_layer(&job->steps, mix, &m->w.out_proj, packed, out);
     norm.eps = m->params.eps;
     vtci_steps_norm(&job->steps, &norm);
     multiply_last(job, &out, first, n);
@@ -413,7 +404,7 @@ static void walk(struct job *job)
     const vtci_resampler *m = &job->m;
     size_t b = 0;
 
-    if (job->n_groups == 0 || m->n_queries == 0)
+    if (job->n_groups == 0 || m->n_queries == 0 || m->d == 0)
         return;
     load_value_bias(job);
     if (!job->object.given)
@@ -421,15 +412,14 @@ static void walk(struct job *job)
     for (size_t g = 0; g < job->n_groups; g++) {
         const size_t at = g % job->n_tail;
 
-        run_group(job, g, b, at_row(job->mix, at * m->n_queries, m->d));
+        run_group(job, g, b, vtci_skip(job->mix, at * m->n_queries * m->d));
         b += group_size(job, g);
         if (at + 1 == job->n_tail || g + 1 == job->n_groups)
             finish(job, g - at, at + 1);
     }
 }
 
-/* ---- calls -------------------------------------------------------------------------------------
- */
+/* ---- calls ----------------------------------------------------------------------------------- */
 
 static vtc_status read_images(const vtci_call *call, const vtc_resampler_images *from,
                               vtc_resampler_images *images)
@@ -465,7 +455,8 @@ static vtc_status open_job(const vtci_call *call, const vtc_resampler_params *pa
     memset(job, 0, sizeof(*job));
     VTCI_TRY(vtci_check_tensor(call, "x", x, VTCI_FLOATS, 2, 3, VTCI_IN));
     VTCI_TRY(vtci_check_tensor(call, "tokens", tokens, VTCI_FLOATS, 2, 3, VTCI_OUT));
-    VTCI_TRY(vtci_resampler_open(call, params, weights, tokens, &job->m));
+    VTCI_TRY(vtci_resampler_open(call, params, weights, &job->m));
+    VTCI_TRY(vtci_resampler_check_apart(&job->m, "tokens", tokens->data, vtci_span_bytes(tokens)));
     VTCI_TRY(vtci_resampler_open_object(&job->m, prepared, &job->object));
     VTCI_TRY(read_images(call, images, &job->images));
     job->x = vtci_rows_of(x);
@@ -474,6 +465,7 @@ static vtc_status open_job(const vtci_call *call, const vtc_resampler_params *pa
     VTCI_TRY(check_frames(job));
     VTCI_TRY(check_groups(job));
     VTCI_TRY(check_tokens(job, x, tokens));
+    VTCI_TRY(check_images_apart(job, tokens));
     VTCI_REQUIRE(call,
                  call->query || prepared == NULL ||
                      !vtci_ranges_meet(tokens->data, vtci_span_bytes(tokens), prepared->data,
@@ -526,13 +518,7 @@ vtc_status vtc_resampler(const vtc_resampler_params *params, const vtc_resampler
     return VTC_OK;
 }
 
-/* ---- cost --------------------------------------------------------------------------------------
- */
-
-static double elements(const vtc_tensor *t)
-{
-    return vtc_tensor_is_absent(t) ? 0.0 : (double)vtci_count(t);
-}
+/* ---- cost ------------------------------------------------------------------------------------ */
 
 vtc_status vtc_resampler_cost(const vtc_resampler_params *params,
                               const vtc_resampler_weights *weights, size_t n_batch,
@@ -545,17 +531,15 @@ vtc_status vtc_resampler_cost(const vtc_resampler_params *params,
     VTCI_TRY(vtci_begin(&call, "vtc_resampler_cost", exec));
     call.query = true;
     VTCI_REQUIRE_PTR(&call, cost);
-    VTCI_TRY(vtci_resampler_open(&call, params, weights, NULL, &m));
+    VTCI_TRY(vtci_resampler_open(&call, params, weights, &m));
 
     const double d = (double)m.d, q = (double)m.n_queries, h = (double)m.n_heads;
-    const double patches = n * elements(&weights->kv_proj.weight);
+    const bool projects = !vtc_tensor_is_absent(&m.w.kv_proj.weight);
+    const double patches = projects ? n * (double)m.n_vision * d : 0.0;
     const double attention =
         m.cheap ? 2.0 * h * q * n * d + q * d * d : 2.0 * n * d * d + 2.0 * q * n * d;
 
-    cost->parameters = elements(&weights->query) + elements(&weights->kv_proj.weight) +
-                       4.0 * d * d + elements(&weights->proj) + 10.0 * d;
-    if (m.params.variant != VTC_RESAMPLER_MINICPMV)
-        cost->parameters += elements(&weights->pos_embed);
+    cost->parameters = vtci_resampler_parameters(&m);
     cost->multiply_adds = (double)n_batch * (patches + attention + 2.0 * q * d * d);
     return VTC_OK;
 }

@@ -1,14 +1,14 @@
 /* The resamplers' weights, the query side and the prepared object. */
 #include "../linalg/rows.h"
 #include "../linalg/weight_check.h"
+#include "../linalg/weight_tables.h"
 #include "resampler.h"
 
 #include <math.h>
 #include <stddef.h>
 #include <string.h>
 
-/* ---- names -------------------------------------------------------------------------------------
- */
+/* ---- names ----------------------------------------------------------------------------------- */
 
 #define AT(member) offsetof(vtc_resampler_weights, member)
 
@@ -16,6 +16,7 @@ static const vtc_weight attention_weights[] = {
     { "query", AT(query), 2, 0 },
     { "pos_embed", AT(pos_embed), 2, 1 },
     { "kv_proj.weight", AT(kv_proj.weight), 2, 1 },
+    { "kv_proj.bias", AT(kv_proj.bias), 1, 1 },
     { "ln_q.weight", AT(ln_q.weight), 1, 0 },
     { "ln_q.bias", AT(ln_q.bias), 1, 0 },
     { "ln_kv.weight", AT(ln_kv.weight), 1, 0 },
@@ -42,8 +43,7 @@ static const vtc_weight tail_weights[] = {
 };
 const vtc_weight_table vtc_resampler_tail_table = { "resampler (tail)", tail_weights, 3 };
 
-/* ---- checks ------------------------------------------------------------------------------------
- */
+/* ---- checks ---------------------------------------------------------------------------------- */
 
 static vtc_status read_params(vtci_resampler *m, const vtc_resampler_params *params)
 {
@@ -92,7 +92,7 @@ static vtc_linear part_of(const vtc_linear *layer, size_t first, size_t n)
 
 static vtc_status check_attention(vtci_resampler *m, const vtci_owner *of)
 {
-    const vtc_resampler_weights *w = m->w;
+    const vtc_resampler_weights *w = &m->w;
     const size_t d = m->d;
 
     if (!vtc_tensor_is_absent(&w->in_proj.weight)) {
@@ -105,6 +105,8 @@ static vtc_status check_attention(vtci_resampler *m, const vtci_owner *of)
         m->k = part_of(&w->in_proj, d, d);
         m->v = part_of(&w->in_proj, 2 * d, d);
     } else {
+        VTCI_REQUIRE(m->call, !vtc_tensor_is_absent(&w->q.weight), VTC_ERR_NULL,
+                     "attn.in_proj_weight is missing, and so is attn.q_proj.weight");
         VTCI_TRY(vtci_check_linear_to(of, "attn.q_proj", &w->q, d, d));
         VTCI_TRY(vtci_check_linear_to(of, "attn.k_proj", &w->k, d, d));
         VTCI_TRY(vtci_check_linear_to(of, "attn.v_proj", &w->v, d, d));
@@ -117,19 +119,22 @@ static vtc_status check_attention(vtci_resampler *m, const vtci_owner *of)
 
 static vtc_status check_positions(const vtci_resampler *m, const vtci_owner *of)
 {
-    const size_t side = (size_t)sqrt((double)m->n_queries);
+    bool is_square;
 
     if (m->params.variant == VTC_RESAMPLER_MINICPMV)
         return VTC_OK;
-    VTCI_TRY(vtci_check_matrix(of, "pos_embed", "", &m->w->pos_embed, m->n_queries, m->d));
-    VTCI_REQUIRE(m->call, m->params.variant != VTC_RESAMPLER_QWEN_VL || side * side == m->n_queries,
-                 VTC_ERR_SHAPE, "pos_embed has %zu rows, no square", m->n_queries);
+    VTCI_REQUIRE(m->call, !vtc_tensor_is_absent(&m->w.pos_embed), VTC_ERR_NULL,
+                 "pos_embed is missing, which variant %d reads", (int)m->params.variant);
+    VTCI_TRY(vtci_check_matrix(of, "pos_embed", "", &m->w.pos_embed, m->n_queries, m->d));
+    vtci_square_side(m->n_queries, &is_square);
+    VTCI_REQUIRE(m->call, m->params.variant != VTC_RESAMPLER_QWEN_VL || is_square, VTC_ERR_SHAPE,
+                 "pos_embed has %zu rows, no square", m->n_queries);
     return VTC_OK;
 }
 
 static vtc_status check_kv_proj(vtci_resampler *m, const vtci_owner *of)
 {
-    const vtc_linear *kv = &m->w->kv_proj;
+    const vtc_linear *kv = &m->w.kv_proj;
 
     m->n_vision = m->d;
     if (vtc_tensor_is_absent(&kv->weight))
@@ -139,43 +144,65 @@ static vtc_status check_kv_proj(vtci_resampler *m, const vtci_owner *of)
     return vtci_check_linear_to(of, "kv_proj", kv, m->d, m->n_vision);
 }
 
-vtc_status vtci_resampler_open(const vtci_call *call, const vtc_resampler_params *params,
-                               const vtc_resampler_weights *weights, const vtc_tensor *y,
-                               vtci_resampler *m)
+/* Views that this variant does not read may hold anything. */
+static void keep_used(vtci_resampler *m, const vtc_resampler_weights *weights)
 {
-    vtci_owner of = { call, y, 1, "" };
+    static const vtc_linear none;
+    vtc_resampler_weights *w = &m->w;
+
+    *w = *weights;
+    if (m->params.variant == VTC_RESAMPLER_MINICPMV)
+        w->pos_embed = none.weight;
+    if (vtc_tensor_is_absent(&w->kv_proj.weight))
+        w->kv_proj = none;
+    if (vtc_tensor_is_absent(&w->in_proj.weight))
+        w->in_proj = none;
+    else
+        w->q = w->k = w->v = none;
+}
+
+vtc_status vtci_resampler_open(const vtci_call *call, const vtc_resampler_params *params,
+                               const vtc_resampler_weights *weights, vtci_resampler *m)
+{
+    vtci_owner of = { call, NULL, 1, "" };
+    const vtc_resampler_weights *w = &m->w;
 
     memset(m, 0, sizeof(*m));
     m->call = call;
-    m->w = weights;
     VTCI_TRY(read_params(m, params));
     VTCI_REQUIRE_PTR(call, weights);
-    VTCI_TRY(vtci_check_tensor(call, "query", &weights->query, VTCI_FLOATS, 2, 2, VTCI_IN));
-    m->n_queries = of.n_tokens = weights->query.dim[0];
-    m->d = weights->query.dim[1];
+    keep_used(m, weights);
+    VTCI_TRY(vtci_check_tensor(call, "query", &w->query, VTCI_FLOATS, 2, 2, VTCI_IN));
+    m->n_queries = of.n_tokens = w->query.dim[0];
+    m->d = w->query.dim[1];
     VTCI_TRY(check_heads(m));
-    if (y != NULL)
-        VTCI_TRY(vtci_check_apart(call, "y", y, "query", &weights->query));
     VTCI_TRY(check_positions(m, &of));
     VTCI_TRY(check_kv_proj(m, &of));
-    VTCI_TRY(vtci_check_channel_norm(&of, "ln_q", &weights->ln_q, m->d));
-    VTCI_TRY(vtci_check_channel_norm(&of, "ln_kv", &weights->ln_kv, m->d));
+    VTCI_TRY(vtci_check_channel_norm(&of, "ln_q", &w->ln_q, m->d));
+    VTCI_TRY(vtci_check_channel_norm(&of, "ln_kv", &w->ln_kv, m->d));
     VTCI_TRY(check_attention(m, &of));
-    VTCI_TRY(vtci_check_channel_norm(&of, "ln_post", &weights->ln_post, m->d));
-    return vtci_check_matrix(&of, "proj", "", &weights->proj, m->d, m->d);
+    VTCI_TRY(vtci_check_channel_norm(&of, "ln_post", &w->ln_post, m->d));
+    return vtci_check_matrix(&of, "proj", "", &w->proj, m->d, m->d);
 }
 
-/* ---- the query side ----------------------------------------------------------------------------
- */
-
-vtci_rows vtci_resampler_rows(float *data, size_t n_batch, size_t n_rows, size_t n_cols)
+vtc_status vtci_resampler_check_apart(const vtci_resampler *m, const char *name, const void *memory,
+                                      size_t bytes)
 {
-    const size_t row = vtci_mul(n_cols, sizeof(*data));
-    const vtci_rows rows = { (char *)data,          VTC_F32, n_batch, n_rows, n_cols,
-                             vtci_mul(n_rows, row), row };
-
-    return rows;
+    if (m->call->query)
+        return VTC_OK;
+    VTCI_TRY(
+        vtci_check_weights_apart(m->call, "", &vtc_resampler_table, &m->w, name, memory, bytes));
+    return vtci_check_weights_apart(m->call, "", &vtc_resampler_tail_table, &m->w, name, memory,
+                                    bytes);
 }
+
+double vtci_resampler_parameters(const vtci_resampler *m)
+{
+    return vtci_count_weights(&vtc_resampler_table, &m->w) +
+           vtci_count_weights(&vtc_resampler_tail_table, &m->w);
+}
+
+/* ---- the query side -------------------------------------------------------------------------- */
 
 size_t vtci_resampler_query_floats(const vtci_resampler *m)
 {
@@ -194,12 +221,12 @@ void vtci_resampler_lay_out_queries(vtci_arena *arena, const vtci_resampler *m,
 /* LN(query) + P_q, with the stored positions where a variant has them. */
 static void norm_queries(const vtci_resampler *m, vtci_steps *steps, const vtci_rows *to)
 {
-    const vtc_tensor *stored = &m->w->pos_embed;
-    vtci_norm norm = { .x = vtci_rows_of(&m->w->query), .y = *to, .kind = VTC_NORM_LAYER };
+    const vtc_tensor *stored = &m->w.pos_embed;
+    vtci_norm norm = { .x = vtci_rows_of(&m->w.query), .y = *to, .kind = VTC_NORM_LAYER };
     const vtci_rows positions = vtci_rows_of(stored);
     vtci_combine c;
 
-    norm.norm = &m->w->ln_q;
+    norm.norm = &m->w.ln_q;
     norm.eps = m->params.eps;
     vtci_steps_norm(steps, &norm);
     for (size_t r = 0; r < m->n_queries && !steps->measure; r++) {
@@ -218,7 +245,7 @@ static void norm_queries(const vtci_resampler *m, vtci_steps *steps, const vtci_
  * one product over all D channels. */
 static void fold_keys(const vtci_resampler *m, vtci_steps *steps, float *projected, float *queries)
 {
-    vtci_gemm g = { .a = vtci_resampler_rows(projected, 1, m->n_queries, m->d) };
+    vtci_gemm g = { .a = vtci_float_rows(projected, m->n_queries, m->d) };
 
     g.a.n_batch = m->n_heads;
     g.a.n_cols = m->width;
@@ -227,34 +254,31 @@ static void fold_keys(const vtci_resampler *m, vtci_steps *steps, float *project
     g.b.n_batch = m->n_heads;
     g.b.n_rows = m->width;
     g.b.batch_stride = m->width * g.b.row_stride;
-    g.c = vtci_resampler_rows(queries, m->n_heads, m->n_queries, m->d);
+    g.c = vtci_float_rows(queries, m->n_queries, m->d);
+    g.c.n_batch = m->n_heads;
     vtci_steps_gemm(steps, &g);
 }
 
 void vtci_resampler_compute_queries(const vtci_resampler *m, vtci_steps *steps,
                                     const vtci_resampler_queries *b, float *queries)
 {
-    const vtci_rows normed = vtci_resampler_rows(b->normed, 1, m->n_queries, m->d);
-    vtci_gemm g = { .a = normed, .b = vtci_rows_of(&m->q.weight), .trans_b = true };
+    const vtci_rows normed = vtci_float_rows(b->normed, m->n_queries, m->d);
 
     norm_queries(m, steps, &normed);
-    g.c = vtci_resampler_rows(m->cheap ? b->projected : queries, 1, m->n_queries, m->d);
-    if (!vtc_tensor_is_absent(&m->q.bias))
-        g.bias = vtci_rows_of(&m->q.bias);
-    vtci_steps_gemm(steps, &g);
+    vtci_steps_layer(steps, normed, &m->q, NULL,
+                     vtci_float_rows(m->cheap ? b->projected : queries, m->n_queries, m->d));
     if (m->cheap)
         fold_keys(m, steps, b->projected, queries);
 }
 
-/* ---- prepared objects --------------------------------------------------------------------------
- */
+/* ---- prepared objects ------------------------------------------------------------------------ */
 
 static void lay_out_object(vtci_arena *arena, const vtci_resampler *m,
                            vtci_resampler_object *object)
 {
     object->given = true;
     object->queries = vtci_take(arena, vtci_resampler_query_floats(m), sizeof(float));
-    object->out_proj = vtci_packed_take(arena, &m->w->out_proj.weight);
+    object->out_proj = vtci_packed_take(arena, &m->w.out_proj.weight);
 }
 
 static vtci_prepared_key key_of(const vtci_resampler *m)
@@ -266,9 +290,7 @@ static vtci_prepared_key key_of(const vtci_resampler *m)
     key.fingerprint = vtci_mix(key.fingerprint, (uint64_t)m->params.variant);
     key.fingerprint = vtci_mix(key.fingerprint, m->n_heads);
     key.fingerprint = vtci_mix(key.fingerprint, eps);
-    key.fingerprint = vtci_mix_tensor(key.fingerprint, &m->w->query);
-    key.fingerprint = vtci_mix_tensor(key.fingerprint, &m->k.weight);
-    key.fingerprint = vtci_mix_tensor(key.fingerprint, &m->w->out_proj.weight);
+    key.fingerprint = vtci_mix_weights(key.fingerprint, &vtc_resampler_table, &m->w);
     return key;
 }
 
@@ -296,7 +318,7 @@ vtc_status vtc_resampler_prepare_size(const vtc_resampler_params *params,
     vtci_call call;
 
     VTCI_TRY(vtci_begin_query(&call, "vtc_resampler_prepare_size", exec, bytes));
-    VTCI_TRY(vtci_resampler_open(&call, params, weights, NULL, &m));
+    VTCI_TRY(vtci_resampler_open(&call, params, weights, &m));
     lay_out_object(&arena, &m, &object);
     return vtci_end_query(&call, &arena, bytes);
 }
@@ -320,7 +342,7 @@ vtc_status vtc_resampler_prepare_scratch(const vtc_resampler_params *params,
     vtci_call call;
 
     VTCI_TRY(vtci_begin_query(&call, "vtc_resampler_prepare_scratch", exec, bytes));
-    VTCI_TRY(vtci_resampler_open(&call, params, weights, NULL, &m));
+    VTCI_TRY(vtci_resampler_open(&call, params, weights, &m));
     used = make_queries(&m, vtci_steps_measure(&call), NULL);
     return vtci_end_query(&call, &used, bytes);
 }
@@ -334,18 +356,17 @@ vtc_status vtc_resampler_prepare(const vtc_resampler_params *params,
     vtci_resampler m;
     vtci_arena arena, used;
     vtci_call call;
-    vtc_tensor memory;
 
     VTCI_TRY(vtci_begin(&call, "vtc_resampler_prepare", exec));
     VTCI_TRY(vtci_prepared_create(&call, prepared, &arena));
-    memory = vtc_tensor_1d(prepared->data, VTC_U8, prepared->bytes);
-    VTCI_TRY(vtci_resampler_open(&call, params, weights, &memory, &m));
+    VTCI_TRY(vtci_resampler_open(&call, params, weights, &m));
+    VTCI_TRY(vtci_resampler_check_apart(&m, "prepared", prepared->data, prepared->bytes));
     lay_out_object(&arena, &m, &object);
     VTCI_TRY(vtci_prepared_check_room(&call, prepared, &arena));
     used = make_queries(&m, vtci_steps_measure(&call), NULL);
     VTCI_TRY(vtci_arena_check(&call, &used));
     make_queries(&m, vtci_steps_in(&call), object.queries);
-    vtci_packed_fill(&call, &object.out_proj, &weights->out_proj.weight);
+    vtci_packed_fill(&call, &object.out_proj, &m.w.out_proj.weight);
     key = key_of(&m);
     vtci_prepared_seal(prepared, &key, &arena);
     return VTC_OK;

@@ -33,8 +33,7 @@ size_t vtci_resampler_table_floats(const vtci_resampler *m, size_t side)
     return vtci_add(vtci_mul(side, m->d / 2), m->d);
 }
 
-/* ---- fresh tables
- * -------------------------------------------------------------------------------- */
+/* ---- fresh tables ---------------------------------------------------------------------------- */
 
 static void fill_row(void *job, size_t index, size_t worker)
 {
@@ -64,8 +63,7 @@ static void add_fresh(const vtci_resampler_positions *p, size_t i)
         k->add(y, y, frame_row(p), d);
 }
 
-/* ---- resized tables
- * ------------------------------------------------------------------------------ */
+/* ---- resized tables -------------------------------------------------------------------------- */
 
 /* The four neighbours of output o of `n` on an axis of g stored positions. */
 struct taps {
@@ -97,21 +95,18 @@ static struct taps taps_of(size_t o, size_t n, size_t g)
     return taps;
 }
 
-static size_t side_of(size_t n)
+size_t vtci_square_side(size_t n, bool *exact)
 {
-    size_t side = (size_t)sqrt((double)n);
+    const size_t side = (size_t)nearbyint(sqrt((double)n));
 
-    while (side * side > n)
-        side--;
-    while ((side + 1) * (side + 1) <= n)
-        side++;
+    *exact = vtci_mul(side, side) == n;
     return side;
 }
 
 static void add_resized(const vtci_resampler_positions *p, size_t i)
 {
-    const vtci_rows stored = vtci_rows_of(&p->m->w->pos_embed);
-    const size_t g = side_of(p->m->n_queries), d = p->m->d;
+    const vtci_rows stored = vtci_rows_of(&p->m->w.pos_embed);
+    const size_t g = p->side, d = p->m->d;
     const struct taps down = taps_of(i / p->n_cols, p->n_rows, g);
     const struct taps across = taps_of(i % p->n_cols, p->n_cols, g);
     float *y = p->y + i * d;
@@ -127,8 +122,7 @@ static void add_resized(const vtci_resampler_positions *p, size_t i)
     vtci_kernels_get()->add(y, y, p->x + i * d, d);
 }
 
-/* ---- all keys
- * ------------------------------------------------------------------------------------ */
+/* ---- all keys -------------------------------------------------------------------------------- */
 
 static void add_rows(void *job, size_t index, size_t worker)
 {
@@ -147,6 +141,9 @@ void vtci_resampler_add_positions(const vtci_resampler_positions *positions)
 {
     vtci_resampler_positions p = *positions;
     const vtci_call *call = p.m->call;
+    bool exact;
+
+    p.side = vtci_square_side(p.m->n_queries, &exact);
 
     if (p.m->params.variant != VTC_RESAMPLER_QWEN_VL)
         vtci_parallel(call, vtci_max(p.n_rows, p.n_cols), fill_row, &p);

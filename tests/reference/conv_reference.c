@@ -6,8 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- functions of one number ------------------------------------------------------------------
- */
+/* ---- functions of one number ----------------------------------------------------------------- */
 
 static double identity(double x)
 {
@@ -60,8 +59,7 @@ static double (*gelu(vtc_activation act))(double)
     return act == VTC_ACT_GELU_TANH ? gelu_tanh : gelu_erf;
 }
 
-/* ---- steps ------------------------------------------------------------------------------------
- */
+/* ---- steps ----------------------------------------------------------------------------------- */
 
 static double *zeros(size_t n)
 {
@@ -179,8 +177,7 @@ static void add(double *a, double *b, size_t n)
     free(b);
 }
 
-/* ---- LDP --------------------------------------------------------------------------------------
- */
+/* ---- LDP ------------------------------------------------------------------------------------- */
 
 /* Two linear layers with the activation between them. */
 static double *mlp(const double *x, size_t n, const vtc_linear *first, const vtc_linear *second,
@@ -225,8 +222,7 @@ void ref_ldp(const vtc_ldp_params *p, const vtc_ldp_weights *weights, const doub
     free(last);
 }
 
-/* ---- LDPv2 ------------------------------------------------------------------------------------
- */
+/* ---- LDPv2 ----------------------------------------------------------------------------------- */
 
 void ref_ldpv2(const vtc_ldpv2_params *p, const vtc_ldpv2_weights *weights, const double *x,
                double *y)
@@ -244,8 +240,7 @@ void ref_ldpv2(const vtc_ldpv2_params *p, const vtc_ldpv2_weights *weights, cons
     free(bias);
 }
 
-/* ---- C-Abstractor -----------------------------------------------------------------------------
- */
+/* ---- C-Abstractor ---------------------------------------------------------------------------- */
 
 static double *conv_norm(const double *x, size_t n, const vtc_conv_norm *layer, double eps,
                          double (*act)(double))

@@ -2,6 +2,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 static vtc_dtype dtype_of(weight_set *set)
 {
@@ -89,6 +90,30 @@ vtc_squeeze_excite squeeze_excite_of(weight_set *set, size_t n, size_t n_hidden)
     se.fc1 = linear_of(set, n_hidden, n);
     se.fc2 = linear_of(set, n, n_hidden);
     return se;
+}
+
+struct source {
+    const vtc_weight_table *table;
+    const char *weights;
+};
+
+static int find(void *p, const char *name, vtc_tensor *view)
+{
+    const struct source *source = p;
+
+    for (size_t i = 0; i < source->table->n; i++)
+        if (strcmp(source->table->weights[i].name, name) == 0) {
+            memcpy(view, source->weights + source->table->weights[i].offset, sizeof(*view));
+            return !vtc_tensor_is_absent(view);
+        }
+    return 0;
+}
+
+void bind_from(const vtc_weight_table *table, const void *from, void *to)
+{
+    struct source source = { table, from };
+
+    assert_int_equal(vtc_weights_bind(table, find, &source, NULL, to, NULL), VTC_OK);
 }
 
 void weights_free(weight_set *set)

@@ -27,6 +27,10 @@ vtc_conv_norm conv_norm_of(weight_set *set, size_t n_out, size_t n_in);
 vtc_conv_norm depthwise_norm_of(weight_set *set, size_t n);
 vtc_squeeze_excite squeeze_excite_of(weight_set *set, size_t n, size_t n_hidden);
 
+/* Binds a struct through its table to the views of another one of its kind: what `from` lacks is
+ * not found, and what the table does not list is left alone. */
+void bind_from(const vtc_weight_table *table, const void *from, void *to);
+
 void weights_free(weight_set *set);
 
 #endif
