@@ -139,7 +139,8 @@ static const vtc_param planner_params[] = {
       0.15625, "share of the budget that is merged tokens" },
 };
 
-/* The row of [CLS], and what is not dominant against the contextual targets of the default share. */
+/* The row of [CLS], and what is not dominant against the contextual targets of the default share.
+ */
 static double planner_cost(const void *params, const vtc_plan_inputs *image, size_t n_keep)
 {
     const vtc_tensor *k = image->keys;
