@@ -81,7 +81,7 @@ static void linear_layers(void **state)
     assert_refused(vtci_check_linear(&of, "fc", &layer, 5), VTC_ERR_SHAPE,
                    "fc.weight is 3x4, its input has 5 channels");
     assert_refused(vtci_check_linear_to(&of, "fc", &layer, 2, 4), VTC_ERR_SHAPE,
-                   "fc.weight gives 3 channels, 2 are needed");
+                   "fc.weight is 3x4, 2x4 is needed");
     layer.bias.dim[0] = 4;
     assert_refused(vtci_check_linear(&of, "fc", &layer, 4), VTC_ERR_SHAPE, "fc.bias");
     layer.weight.dim[0] = (size_t)INT_MAX + 1;
