@@ -1,5 +1,6 @@
 /* FiCoCo's rows of the planner table, its schedule, and V followed by L. */
 #include "ficoco_cases.h"
+#include "support/cascade.h"
 
 /* ---- the table ------------------------------------------------------------------------------- */
 
@@ -238,10 +239,6 @@ static void enormous_sizes_do_not_wrap(void **state)
 
 /* ---- V, then L ------------------------------------------------------------------------------- */
 
-typedef struct two_steps {
-    vtc_plan first, second, both;
-} two_steps;
-
 static two_steps plan_vl(uint64_t *seed, size_t profile, size_t kept_v, size_t kept_l)
 {
     enum { SIDE = 6, N = SIDE * SIDE, TEXT = 5 };
@@ -252,10 +249,7 @@ static two_steps plan_vl(uint64_t *seed, size_t profile, size_t kept_v, size_t k
     qk b = make_qk(seed, VTC_F32, kept_v + TEXT, false);
     const vtc_tensor cls_q = row_of_heads(&a.q, 0), cls_k = row_of_heads(&a.k, 0);
     const vtc_tensor q = rows_from(&a.q, 1), k = rows_from(&a.k, 1);
-    vtc_exec exec = test_exec(1);
-    vtc_plan_count count;
     two_steps s;
-    size_t bytes;
 
     v.eps = l.eps = 0.9f;
     l.profile = profile;
@@ -271,68 +265,10 @@ static two_steps plan_vl(uint64_t *seed, size_t profile, size_t kept_v, size_t k
     decoder.lm_keys = &b.k;
     decoder.n_text = TEXT;
     s.second = plan_row("ficoco-l", &l, &decoder, kept_l, NULL);
-    assert_int_equal(vtc_plan_compose_count(&s.first, &s.second, &count, NULL), VTC_OK);
-    s.both = empty_plan(count.n_in, count.n_out, count.n_nnz);
-    assert_int_equal(vtc_plan_compose_scratch(&s.first, &s.second, &exec, &bytes), VTC_OK);
-    exec_scratch(&exec, bytes);
-    assert_int_equal(vtc_plan_compose(&s.both, &s.first, &s.second, &exec), VTC_OK);
-    assert_int_equal(vtc_plan_validate(&s.both, NULL), VTC_OK);
-    exec_scratch_free(&exec);
+    compose_steps(&s);
     free_qk(&a);
     free_qk(&b);
     return s;
-}
-
-/* The rows that a plan keeps of [n_in, c] F32 rows, as its K/V cache would. */
-static void gather_cache(const vtc_plan *plan, float *from, float *to, size_t c)
-{
-    vtc_kv src = VTC_KV_INIT, dst = VTC_KV_INIT;
-
-    src.data = from;
-    dst.data = to;
-    src.piece = dst.piece = src.row_stride = dst.row_stride = c * sizeof(*from);
-    src.n_rows = plan->n_in;
-    dst.n_rows = plan->n_out;
-    assert_int_equal(vtc_plan_gather_kv(plan, &src, &dst, 1, NULL), VTC_OK);
-}
-
-static void check_steps(const two_steps *s, uint64_t *seed)
-{
-    enum { C = 3, MOST = 64 };
-    const size_t n = s->both.n_in, mid = s->first.n_out, out = s->both.n_out;
-    float x[MOST * C], between[MOST * C], stepwise[MOST * C], at_once[MOST * C];
-    int32_t ids[MOST], mid_ids[MOST], ids_stepwise[MOST], ids_at_once[MOST];
-    vtc_tensor tx = vtc_f32_2d(x, n, C), tb = vtc_f32_2d(between, mid, C);
-    vtc_tensor ts = vtc_f32_2d(stepwise, out, C), ta = vtc_f32_2d(at_once, out, C);
-    vtc_tensor ti = vtc_tensor_1d(ids, VTC_I32, n), tm = vtc_tensor_1d(mid_ids, VTC_I32, mid);
-    vtc_tensor is = vtc_tensor_1d(ids_stepwise, VTC_I32, out);
-    vtc_tensor ia = vtc_tensor_1d(ids_at_once, VTC_I32, out);
-    int64_t next, next_at_once;
-
-    rng_fill(seed, x, n * C);
-    for (size_t i = 0; i < n; i++)
-        ids[i] = (int32_t)(100 + i);
-    assert_int_equal(vtc_plan_apply(&s->first, &tx, &tb, NULL), VTC_OK);
-    assert_int_equal(vtc_plan_apply(&s->second, &tb, &ts, NULL), VTC_OK);
-    assert_int_equal(vtc_plan_apply(&s->both, &tx, &ta, NULL), VTC_OK);
-    for (size_t i = 0; i < out * C; i++)
-        assert_near("token", i, at_once[i], stepwise[i]);
-
-    assert_int_equal(vtc_plan_gather(&s->first, 0, &ti, NULL, &tm, NULL), VTC_OK);
-    assert_int_equal(vtc_plan_gather(&s->second, 0, &tm, NULL, &is, NULL), VTC_OK);
-    assert_int_equal(vtc_plan_gather(&s->both, 0, &ti, NULL, &ia, NULL), VTC_OK);
-    assert_memory_equal(ids_stepwise, ids_at_once, out * sizeof(*ids));
-
-    assert_int_equal(vtc_plan_positions(NULL, &s->first, &ti, &tm, &next, NULL), VTC_OK);
-    assert_int_equal(vtc_plan_positions(NULL, &s->second, &tm, &is, &next, NULL), VTC_OK);
-    assert_int_equal(vtc_plan_positions(NULL, &s->both, &ti, &ia, &next_at_once, NULL), VTC_OK);
-    assert_memory_equal(ids_stepwise, ids_at_once, out * sizeof(*ids));
-
-    gather_cache(&s->first, x, between, C);
-    gather_cache(&s->second, between, stepwise, C);
-    gather_cache(&s->both, x, at_once, C);
-    assert_memory_equal(stepwise, at_once, out * C * sizeof(*x));
-    assert_memory_equal(s->both.mass, s->second.mass, out * sizeof(float));
 }
 
 static void v_then_l_is_their_composition(void **state)
@@ -345,9 +281,7 @@ static void v_then_l_is_their_composition(void **state)
         two_steps s = plan_vl(&seed, (size_t)round % 3, kept_v, kept_l);
 
         check_steps(&s, &seed);
-        free_plan(&s.first);
-        free_plan(&s.second);
-        free_plan(&s.both);
+        free_steps(&s);
     }
 }
 
