@@ -399,18 +399,18 @@ static void weights_and_parameters_that_do_not_fit_are_refused(void **state)
 
     (void)state;
     bad.norm.weight.dim[0] = 4;
-    expect_refused(p, &bad, &x, y, VTC_ERR_SHAPE, "norm.weight (layer 0) has 4 elements");
+    expect_refused(p, &bad, &x, y, VTC_ERR_SHAPE, "layer 0: norm.weight has 4 elements");
     bad.norm.weight.dim[0] = 10; /* two tokens */
-    expect_refused(p, &bad, &x, y, VTC_ERR_SHAPE, "norm.weight (layer 0) has 10 elements");
+    expect_refused(p, &bad, &x, y, VTC_ERR_SHAPE, "layer 0: norm.weight has 10 elements");
     bad = w;
     bad.fc1.weight.dim[1] = 5;
-    expect_refused(p, &bad, &x, y, VTC_ERR_SHAPE, "fc1.weight (layer 0) is 20x5");
+    expect_refused(p, &bad, &x, y, VTC_ERR_SHAPE, "layer 0: fc1.weight is 20x5");
     bad = w;
     bad.fc2.weight.dim[0] = bad.fc2.bias.dim[0] = 5;
     expect_refused(p, &bad, &x, y, VTC_ERR_SHAPE, "y has 6 channels, the last layer gives 5");
     expect_refused(p, NULL, &x, y, VTC_ERR_NULL, "weights is NULL");
     p.norm = VTC_NORM_RMS;
-    expect_refused(p, &w, &x, y, VTC_ERR_UNSUPPORTED, "norm.bias (layer 0) is given");
+    expect_refused(p, &w, &x, y, VTC_ERR_UNSUPPORTED, "layer 0: norm.bias is given");
     p.norm = (vtc_norm_kind)2;
     expect_refused(p, &w, &x, y, VTC_ERR_RANGE, "norm 2");
     p = k.params;

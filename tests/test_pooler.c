@@ -230,10 +230,10 @@ static void what_does_not_fit_is_refused(void **state)
     expect_refused(k.params, &bad, &x, y, VTC_ERR_SHAPE, "conv_pool.weight has rank 2");
     bad = w;
     bad.conv_pool.weight.dim[1] = 2;
-    expect_refused(k.params, &bad, &x, y, VTC_ERR_SHAPE, "conv_pool.weight (layer 0) is 5x8");
+    expect_refused(k.params, &bad, &x, y, VTC_ERR_SHAPE, "layer 0: conv_pool.weight is 5x8");
     bad = w;
     bad.proj.weight.dim[1] = 4;
-    expect_refused(k.params, &bad, &x, y, VTC_ERR_SHAPE, "proj.weight (layer 1) is 5x4");
+    expect_refused(k.params, &bad, &x, y, VTC_ERR_SHAPE, "layer 1: proj.weight is 5x4");
     expect_refused(k.params, NULL, &x, y, VTC_ERR_NULL, "weights");
     assert_untouched(&y);
     free_weights(&w);

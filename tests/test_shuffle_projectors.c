@@ -397,7 +397,7 @@ static void what_does_not_fit_is_refused(void **state)
         expect_refused(&bad, &w, &x, y, VTC_ERR_RANGE, "version 2");
         bad = k;
         bad.params.down = 1;
-        expect_refused(&bad, &w, &x, y, VTC_ERR_SHAPE, "(layer 0)");
+        expect_refused(&bad, &w, &x, y, VTC_ERR_SHAPE, "layer 0: ");
         view.dim[1] = 5;
         expect_refused(&k, &w, &x, view, VTC_ERR_SHAPE, "y has 10 tokens, x gives 12");
         view = y;

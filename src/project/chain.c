@@ -46,66 +46,43 @@ vtc_status vtci_check_norm(const vtci_call *call, vtc_norm_kind norm, float eps)
     return VTC_OK;
 }
 
-/* What a message calls a tensor: "fc1.weight (layer 0)". */
-typedef struct label {
-    char s[64];
-} label;
-
-static label name_of(const char *owner, const char *part, size_t layer)
+/* "layer 0: " in front of a tensor's name */
+static vtci_label layer_prefix(size_t layer)
 {
-    label l;
+    vtci_label l;
 
-    snprintf(l.s, sizeof(l.s), "%s.%s (layer %zu)", owner, part, layer);
+    if (snprintf(l.s, sizeof(l.s), "layer %zu: ", layer) < 0)
+        l.s[0] = '\0';
     return l;
 }
 
-/* A vector of a layer, absent or [n]. */
-static vtc_status check_vector(const vtci_call *call, const label *name, const vtc_tensor *v,
-                               size_t n, const vtc_tensor *y)
+/* The norm of the first layer may act on each of the joined tokens. */
+static vtc_status check_norm_weights(const vtci_owner *of, const vtci_chain *chain,
+                                     const vtc_norm *norm, size_t layer, size_t n_in)
 {
-    VTCI_TRY(vtci_check_tensor(call, name->s, v, VTCI_FLOATS, 1, 1, VTCI_IN));
-    VTCI_REQUIRE(call, v->dim[0] == n, VTC_ERR_SHAPE, "%s has %zu elements, %zu are needed",
-                 name->s, v->dim[0], n);
-    return vtci_check_apart(call, "y", y, name->s, v);
-}
+    const vtci_label weight = vtci_label_of(of, "norm", ".weight");
 
-static vtc_status check_norm_weights(const vtci_call *call, const vtci_chain *chain,
-                                     const vtc_norm *norm, size_t layer, size_t n_in,
-                                     const vtc_tensor *y)
-{
-    const label weight = name_of("norm", "weight", layer), bias = name_of("norm", "bias", layer);
-
-    VTCI_TRY(vtci_check_tensor(call, weight.s, &norm->weight, VTCI_FLOATS, 1, 1, VTCI_IN));
+    VTCI_TRY(vtci_check_tensor(of->call, weight.s, &norm->weight, VTCI_FLOATS, 1, 1, VTCI_IN));
 
     const size_t n = norm->weight.dim[0];
 
-    VTCI_REQUIRE(call, n_in == n || (layer == 0 && n != 0 && n == chain->x.n_channels),
+    VTCI_REQUIRE(of->call, n_in == n || (layer == 0 && n != 0 && n == chain->x.n_channels),
                  VTC_ERR_SHAPE, "%s has %zu elements, its input has %zu channels", weight.s, n,
                  n_in);
-    VTCI_TRY(vtci_check_apart(call, "y", y, weight.s, &norm->weight));
-    if (vtc_tensor_is_absent(&norm->bias))
-        return VTC_OK;
-    VTCI_REQUIRE(call, chain->norm == VTC_NORM_LAYER, VTC_ERR_UNSUPPORTED,
-                 "%s is given, an RMS norm has none", bias.s);
-    return check_vector(call, &bias, &norm->bias, n, y);
+    VTCI_REQUIRE(of->call, vtc_tensor_is_absent(&norm->bias) || chain->norm == VTC_NORM_LAYER,
+                 VTC_ERR_UNSUPPORTED, "%s is given, an RMS norm has none",
+                 vtci_label_of(of, "norm", ".bias").s);
+    return vtci_check_channel_norm(of, "norm", norm, n);
 }
 
-static vtc_status check_linear(const vtci_call *call, const vtci_step *step, size_t layer,
-                               size_t n_rows, size_t n_in, const vtc_tensor *y)
+static vtc_status check_linear(const vtci_owner *of, const vtci_step *step, size_t n_in)
 {
-    const vtc_tensor *weight = &step->linear->weight, *bias = &step->linear->bias;
-    const label name = name_of(step->name, "weight", layer);
-    const label bias_name = name_of(step->name, "bias", layer);
+    const vtc_tensor *weight = &step->linear->weight;
+    const size_t n_out = weight->dim[0];
 
-    VTCI_TRY(vtci_check_tensor(call, name.s, weight, VTCI_FLOATS, 2, 2, VTCI_IN));
-    VTCI_REQUIRE(call, weight->dim[1] == n_in, VTC_ERR_SHAPE,
-                 "%s is %zux%zu, its input has %zu channels", name.s, weight->dim[0],
-                 weight->dim[1], n_in);
-    VTCI_TRY(vtci_check_apart(call, "y", y, name.s, weight));
-    VTCI_TRY(vtci_check_gemm(call, vtci_min(n_rows, BLOCK_ROWS), weight->dim[0], n_in));
-    if (vtc_tensor_is_absent(bias))
-        return VTC_OK;
-    return check_vector(call, &bias_name, bias, weight->dim[0], y);
+    VTCI_TRY(vtci_check_matrix(of, step->name, ".weight", weight, n_out, n_in));
+    VTCI_TRY(vtci_check_gemm(of->call, of->n_tokens, n_out, n_in));
+    return vtci_check_bias(of, step->name, &step->linear->bias, n_out);
 }
 
 static bool has_norm(const vtci_step *step)
@@ -118,15 +95,17 @@ static vtc_status check_step(const vtci_call *call, vtci_chain *chain, size_t i,
 {
     const vtci_step step = chain->step(chain->model, i);
     const size_t n_out = step.linear->weight.dim[0];
+    const vtci_label prefix = layer_prefix(i);
+    const vtci_owner of = { call, y, vtci_min(chain->n_rows, BLOCK_ROWS), prefix.s };
 
     if (has_norm(&step)) {
-        VTCI_TRY(check_norm_weights(call, chain, step.norm, i, width, y));
+        VTCI_TRY(check_norm_weights(&of, chain, step.norm, i, width));
         chain->widest_norm = vtci_max(chain->widest_norm, step.norm->weight.dim[0]);
     }
-    VTCI_TRY(check_linear(call, &step, i, chain->n_rows, width, y));
+    VTCI_TRY(check_linear(&of, &step, width));
     VTCI_REQUIRE(call, !step.skips || n_out == before, VTC_ERR_SHAPE,
-                 "%s.weight (layer %zu) is %zux%zu, the skip adds %zu channels", step.name, i,
-                 n_out, width, before);
+                 "%s gives %zu channels, the skip adds %zu",
+                 vtci_label_of(&of, step.name, ".weight").s, n_out, before);
     if (i + 1 < chain->n_steps)
         chain->widest_hidden = vtci_max(chain->widest_hidden, n_out);
     chain->has_skips = chain->has_skips || step.skips;
@@ -176,7 +155,8 @@ static vtc_status lay_out_prepared(const vtci_call *call, const vtci_chain *chai
 {
     for (size_t i = 0; i < chain->n_steps; i++) {
         const vtci_step step = chain->step(chain->model, i);
-        const vtci_owner of = { call, NULL, 0, "" };
+        const vtci_label prefix = layer_prefix(i);
+        const vtci_owner of = { call, NULL, 0, prefix.s };
         const vtci_label name = vtci_label_of(&of, step.name, ".weight");
 
         VTCI_TRY(vtci_check_tensor(call, name.s, &step.linear->weight, VTCI_FLOATS, 2, 2, VTCI_IN));
