@@ -225,6 +225,8 @@ static const float *load_block(const vtci_rows *rows, const struct block *at, fl
                                size_t *ld)
 {
     *ld = leading_dim(rows);
+    if (at->n_cols == 0 || at->n_rows == 0) /* there may be no memory at all */
+        return tmp;
     if (*ld != 0)
         return (const float *)(const void *)block_row(rows, at, 0);
     *ld = at->n_cols;
