@@ -3,6 +3,10 @@
  * the norms.
  */
 
+/* Several vectors in step: the CPU looks no further ahead than some two of these chains are long.
+ */
+#define EACH UNROLL for (int j = 0; j < count; j++)
+
 /*
  * e^x for x <= 0, to 1.01 ULP; 0 below ln 2^-126, where results would be subnormal. NaN stays NaN.
  *
@@ -10,45 +14,61 @@
  * the constant has trailing zeros). e^r is 1 + r + r^2 P(r), P of degree 4 from a minimax fit of
  * the relative error on that interval: 2^-28.
  */
+INLINE void KERNEL(exp_falling_each)(vec *x, const int count)
+{
+    vec n[4], r[4], p[4];
+
+    EACH n[j] = nearest(mul(x[j], fill(0x1.715476p+0f)));
+    EACH r[j] = fma3(n[j], fill(-0x1.62e400p-1f), x[j]);
+    EACH r[j] = fma3(n[j], fill(-0x1.7f7d1cp-20f), r[j]);
+    EACH p[j] = fma3(fill(0x1.6a2434p-10f), r[j], fill(0x1.1239e2p-7f));
+    EACH p[j] = fma3(p[j], r[j], fill(0x1.5558f2p-5f));
+    EACH p[j] = fma3(p[j], r[j], fill(0x1.555492p-3f));
+    EACH p[j] = fma3(p[j], r[j], fill(0x1.fffffcp-2f));
+    EACH p[j] = add(fma3(mul(r[j], r[j]), p[j], r[j]), fill(1.0f));
+    EACH x[j] = zero_below(times_pow2(p[j], n[j]), x[j], -0x1.5d589ep+6f);
+}
+
 INLINE vec KERNEL(exp_falling)(vec x)
 {
-    const vec n = nearest(mul(x, fill(0x1.715476p+0f)));
-    const vec r = fma3(n, fill(-0x1.7f7d1cp-20f), fma3(n, fill(-0x1.62e400p-1f), x));
-    vec p = fill(0x1.6a2434p-10f);
-
-    p = fma3(p, r, fill(0x1.1239e2p-7f));
-    p = fma3(p, r, fill(0x1.5558f2p-5f));
-    p = fma3(p, r, fill(0x1.555492p-3f));
-    p = fma3(p, r, fill(0x1.fffffcp-2f));
-    p = add(fma3(mul(r, r), p, r), fill(1.0f));
-    return zero_below(times_pow2(p, n), x, -0x1.5d589ep+6f);
+    KERNEL(exp_falling_each)(&x, 1);
+    return x;
 }
 
 /* ---- softmax --------------------------------------------------------------------------------- */
 
-/* p = scale * x + bias; returns the largest. */
-ATTRIBUTES static float KERNEL(softmax_logits)(float *p, const float *x, const float *bias,
-                                               float scale, size_t n)
+/* scale * x + bias of the next vector, of which `left` lanes exist. */
+INLINE vec KERNEL(logits)(const float *x, const float *bias, vec scale, size_t i, size_t left)
+{
+    const vec v = KERNEL(load_next)(x + i, left, 0.0f);
+
+    return bias == NULL ? mul(scale, v) : fma3(scale, v, KERNEL(load_next)(bias + i, left, 0.0f));
+}
+
+ATTRIBUTES static float KERNEL(largest_logit)(const float *x, const float *bias, float scale,
+                                              size_t n)
 {
     const vec a = fill(scale);
-    vec top = fill(-INFINITY);
+    vec t0 = fill(-INFINITY), t1 = t0, t2 = t0, t3 = t0;
     size_t i = 0;
 
-    for (; n - i >= VL; i += VL) {
-        const vec v = load(x + i);
-        const vec logit = bias == NULL ? mul(a, v) : fma3(a, v, load(bias + i));
-
-        top = larger(top, logit);
-        store(p + i, logit);
+    for (; n - i >= BLOCK; i += BLOCK) {
+        t0 = larger(t0, KERNEL(logits)(x, bias, a, i, VL));
+        t1 = larger(t1, KERNEL(logits)(x, bias, a, i + VL, VL));
+        t2 = larger(t2, KERNEL(logits)(x, bias, a, i + 2 * VL, VL));
+        t3 = larger(t3, KERNEL(logits)(x, bias, a, i + 3 * VL, VL));
     }
+    for (; n - i >= VL; i += VL)
+        t0 = larger(t0, KERNEL(logits)(x, bias, a, i, VL));
     if (i < n) {
-        const vec v = load_some(x + i, n - i, 0.0f);
+        float last[VL];
 
-        store_some(p + i, n - i,
-                   bias == NULL ? mul(a, v) : fma3(a, v, load_some(bias + i, n - i, 0.0f)));
-        top = larger(top, load_some(p + i, n - i, -INFINITY));
+        /* lanes beyond the row are no logits */
+        store(last, t1);
+        store_some(last, n - i, larger(t1, KERNEL(logits)(x, bias, a, i, n - i)));
+        t1 = load(last);
     }
-    return top_lane(top);
+    return top_lane(larger(larger(t0, t1), larger(t2, t3)));
 }
 
 /* scale * x - top is rounded once, and never above 0, where exp_falling() ends. */
@@ -58,14 +78,15 @@ ATTRIBUTES static float KERNEL(exp_sum)(float *p, const float *x, float scale, f
     vec s0 = fill(0.0f), s1 = s0;
     size_t i = 0;
 
-    for (; n - i >= 2 * VL; i += 2 * VL) {
-        const vec e0 = KERNEL(exp_falling)(at_most(fma3(a, load(x + i), b), 0.0f));
-        const vec e1 = KERNEL(exp_falling)(at_most(fma3(a, load(x + i + VL), b), 0.0f));
+    for (; n - i >= BLOCK; i += BLOCK) {
+        vec e[4];
 
-        store(p + i, e0);
-        store(p + i + VL, e1);
-        s0 = add(s0, e0);
-        s1 = add(s1, e1);
+        UNROLL for (int j = 0; j < 4; j++) e[j] =
+            at_most(fma3(a, load(x + i + (size_t)j * VL), b), 0.0f);
+        KERNEL(exp_falling_each)(e, 4);
+        UNROLL for (int j = 0; j < 4; j++) store(p + i + (size_t)j * VL, e[j]);
+        s0 = add(s0, add(e[0], e[1]));
+        s1 = add(s1, add(e[2], e[3]));
     }
     for (; i < n; i += VL) {
         const size_t m = LANES(n - i);
@@ -80,9 +101,27 @@ ATTRIBUTES static float KERNEL(exp_sum)(float *p, const float *x, float scale, f
 ATTRIBUTES static void KERNEL(softmax)(float *p, const float *x, const float *bias, float scale,
                                        size_t n)
 {
-    const float top = KERNEL(softmax_logits)(p, x, bias, scale, n);
+    const vec a = fill(scale), top = fill(KERNEL(largest_logit)(x, bias, scale, n));
+    vec s0 = fill(0.0f), s1 = s0;
+    size_t i = 0;
 
-    KERNEL(scale)(p, p, 1.0f / KERNEL(exp_sum)(p, p, 1.0f, top, n), n);
+    for (; n - i >= BLOCK; i += BLOCK) {
+        vec e[4];
+
+        UNROLL for (int j = 0; j < 4; j++) e[j] =
+            sub(KERNEL(logits)(x, bias, a, i + (size_t)j * VL, VL), top);
+        KERNEL(exp_falling_each)(e, 4);
+        UNROLL for (int j = 0; j < 4; j++) store(p + i + (size_t)j * VL, e[j]);
+        s0 = add(s0, add(e[0], e[1]));
+        s1 = add(s1, add(e[2], e[3]));
+    }
+    for (; i < n; i += VL) {
+        const size_t m = LANES(n - i);
+
+        store_some(p + i, m, KERNEL(exp_falling)(sub(KERNEL(logits)(x, bias, a, i, n - i), top)));
+        s0 = add(s0, load_some(p + i, m, 0.0f));
+    }
+    KERNEL(scale)(p, p, 1.0f / sum_lanes(add(s0, s1)), n);
 }
 
 /* ---- activations ----------------------------------------------------------------------------- */
@@ -220,6 +259,23 @@ ATTRIBUTES static void KERNEL(activate)(vtci_activation act, float *y, const flo
 
 /* ---- norms ----------------------------------------------------------------------------------- */
 
+ATTRIBUTES static float KERNEL(sum_around)(const float *x, float shift, size_t n)
+{
+    const vec c = fill(shift);
+    vec s0 = fill(0.0f), s1 = s0, s2 = s0, s3 = s0;
+    size_t i = 0;
+
+    for (; n - i >= BLOCK; i += BLOCK) {
+        s0 = add(s0, sub(load(x + i), c));
+        s1 = add(s1, sub(load(x + i + VL), c));
+        s2 = add(s2, sub(load(x + i + 2 * VL), c));
+        s3 = add(s3, sub(load(x + i + 3 * VL), c));
+    }
+    for (; i < n; i += VL)
+        s0 = add(s0, sub(KERNEL(load_next)(x + i, n - i, shift), c));
+    return sum_lanes(add(add(s0, s1), add(s2, s3)));
+}
+
 /*
  * The sums of x - shift and of its squares. Subtracting an estimate of the mean first keeps what
  * rounding takes in proportion to the spread of the row instead of its size.
@@ -228,25 +284,28 @@ ATTRIBUTES static void KERNEL(moments)(const float *x, float shift, size_t n, fl
                                        float *square)
 {
     const vec zero = fill(0.0f), c = fill(shift);
-    vec s0 = zero, s1 = zero, q0 = zero, q1 = zero;
+    vec s0 = zero, s1 = zero, q0 = zero, q1 = zero, q2 = zero, q3 = zero;
     size_t i = 0;
 
-    for (; n - i >= 2 * VL; i += 2 * VL) {
+    for (; n - i >= BLOCK; i += BLOCK) {
         const vec d0 = sub(load(x + i), c), d1 = sub(load(x + i + VL), c);
+        const vec d2 = sub(load(x + i + 2 * VL), c), d3 = sub(load(x + i + 3 * VL), c);
 
-        s0 = add(s0, d0);
-        s1 = add(s1, d1);
+        s0 = add(s0, add(d0, d1));
+        s1 = add(s1, add(d2, d3));
         q0 = fma3(d0, d0, q0);
         q1 = fma3(d1, d1, q1);
+        q2 = fma3(d2, d2, q2);
+        q3 = fma3(d3, d3, q3);
     }
     for (; i < n; i += VL) {
-        const vec d = sub(load_some(x + i, LANES(n - i), shift), c);
+        const vec d = sub(KERNEL(load_next)(x + i, n - i, shift), c);
 
         s0 = add(s0, d);
         q0 = fma3(d, d, q0);
     }
     *sum = sum_lanes(add(s0, s1));
-    *square = sum_lanes(add(q0, q1));
+    *square = sum_lanes(add(add(q0, q1), add(q2, q3)));
 }
 
 /* Twice over the row: around its first element, which gives the mean (exactly, when all elements
@@ -259,8 +318,7 @@ ATTRIBUTES static void KERNEL(layer_norm)(float *y, const float *x, const float 
 
     if (n == 0)
         return;
-    KERNEL(moments)(x, x[0], n, &sum, &square);
-    const float mean = x[0] + sum / count;
+    const float mean = x[0] + KERNEL(sum_around)(x, x[0], n) / count;
     KERNEL(moments)(x, mean, n, &sum, &square);
     const float rest = sum / count;
     const float inverse = 1.0f / sqrtf(square / count - rest * rest + eps);

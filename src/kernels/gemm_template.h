@@ -3,13 +3,6 @@
  * in registers over the whole of k.
  */
 
-/* Loops over the sums must go, or these do not live in registers. */
-#ifdef __clang__
-#define UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define UNROLL _Pragma("GCC unroll 16")
-#endif
-
 /* A tile of n columns that take `vectors` vectors, the last of which is cut when `cut`. Rows from m
  * on are computed from row m - 1 and not stored. */
 INLINE void KERNEL(tile_of)(const int vectors, const int cut, float *c, size_t ldc,

@@ -46,6 +46,13 @@
 #define JOIN(a, b)   JOIN_(a, b)
 #define KERNEL(name) JOIN(name, SUFFIX)
 
+/* Loops over arrays of vectors must go, or these do not live in registers. */
+#ifdef __clang__
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
 /* Four vectors in flight hide the latency of fma3(), and are what one row gives in a visit. */
 enum { BLOCK = 4 * VL };
 
