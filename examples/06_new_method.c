@@ -94,7 +94,7 @@ static size_t rank_of(const float *score, size_t n_rows, size_t n)
     size_t better = 0;
 
     for (size_t i = 0; i < n_rows; i++)
-        better += score[i] > score[n] || (score[i] == score[n] && i < n);
+        better += score[i] > score[n] || (i < n && score[i] == score[n]);
     return better;
 }
 

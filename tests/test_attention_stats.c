@@ -222,7 +222,8 @@ static void columns_of_all_keys_sum_to_the_number_of_voters(void **state)
 static void the_maximum_is_that_of_the_head_mean(void **state)
 {
     float x[2][2][1] = { { { 60.0f }, { -60.0f } }, { { -60.0f }, { 60.0f } } };
-    float ones[2][1][1] = { { { 1.0f } }, { { 1.0f } } }, max[2], scratch_room[4096];
+    float ones[2][1][1] = { { { 1.0f } }, { { 1.0f } } }, max[2];
+    float scratch_room[4096] = { 0.0f };
     const vtc_tensor q = vtc_f32_3d(&ones[0][0][0], 2, 1, 1), k = vtc_f32_3d(&x[0][0][0], 2, 2, 1);
     vtc_attention_stats_params params = VTC_ATTENTION_STATS_PARAMS_INIT;
     vtc_attention_stats_out out = VTC_ATTENTION_STATS_OUT_INIT;

@@ -169,6 +169,7 @@ static stream first_stream(uint64_t *seed, size_t n)
 {
     stream s;
 
+    memset(&s, 0, sizeof(s));
     for (size_t i = 0; i < n; i++) {
         s.ids[i] = (int64_t)(rng(seed) >> 1);
         s.positions[i] = (int64_t)i * 3;

@@ -272,7 +272,7 @@ static void tokens_may_stand_in_any_order(void **state)
     (void)state;
     for (int round = 0; round < 50; round++) {
         filter f, g;
-        int32_t place[MOST];
+        int32_t place[MOST] = { 0 };
 
         open_filter(&seed, &f);
         for (size_t j = 0; j < f.n; j++) {

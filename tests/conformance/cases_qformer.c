@@ -19,6 +19,7 @@ struct model {
     vtc_qformer_params params;
     vtc_qformer_layer layers[MAX_LAYERS];
     vtc_qformer_weights weights;
+    vtc_prepared object;
     const vtc_prepared *prepared;
     vtc_tensor image, image_mask, input_ids, text_mask; /* absent: no data */
     vtc_tensor hidden, tokens;
@@ -187,10 +188,9 @@ static vtc_status check_prepared(struct model *m)
 {
     run *r = m->r;
     vtc_tensor hidden = like(r, &m->hidden), tokens = like(r, &m->tokens);
-    vtc_prepared prepared;
 
-    TRY(prepare(m, &prepared));
-    m->prepared = &prepared;
+    TRY(prepare(m, &m->object));
+    m->prepared = &m->object;
     TRY(one_call(m, wanted(&hidden), wanted(&tokens)));
     compare_with_file(r, "out.hidden", &hidden, "prepared");
     compare_with_file(r, "out.tokens", &tokens, "prepared");
