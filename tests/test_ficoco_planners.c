@@ -154,6 +154,28 @@ static void bad_data_of_the_last_image_leave_the_plan_untouched(void **state)
     free_qk(&a);
 }
 
+static void without_n_text_all_behind_the_image_counts_as_text(void **state)
+{
+    enum { START = 3, N = 20, TEXT = 7 };
+    const vtc_planner *planner = vtc_planner_find("ficoco-l");
+    const vtc_budget budget = vtc_budget_keep(12);
+    uint64_t seed = 5;
+    qk a = make_qk(&seed, VTC_F32, START + N + TEXT, false);
+    vtc_plan_inputs in = VTC_PLAN_INPUTS_INIT;
+    double told, found;
+
+    (void)state;
+    in.n_rows = N;
+    in.lm_query = &a.q;
+    in.lm_keys = &a.k;
+    in.v_start = START;
+    assert_int_equal(vtc_planner_cost(planner, NULL, &in, &budget, &found, NULL), VTC_OK);
+    in.n_text = TEXT;
+    assert_int_equal(vtc_planner_cost(planner, NULL, &in, &budget, &told, NULL), VTC_OK);
+    assert_true(found == told);
+    free_qk(&a);
+}
+
 static void what_a_row_lacks_is_refused(void **state)
 {
     vtc_plan_inputs in = VTC_PLAN_INPUTS_INIT;
@@ -316,6 +338,7 @@ int main(void)
         cmocka_unit_test(the_row_of_v_is_the_function_on_patches),
         cmocka_unit_test(a_batch_of_l_is_its_images),
         cmocka_unit_test(bad_data_of_the_last_image_leave_the_plan_untouched),
+        cmocka_unit_test(without_n_text_all_behind_the_image_counts_as_text),
         cmocka_unit_test(what_a_row_lacks_is_refused),
         cmocka_unit_test(parameters_are_set_by_name),
         cmocka_unit_test(enormous_sizes_do_not_wrap),

@@ -231,6 +231,8 @@ static void encode_refuses_what_it_cannot_do(void **state)
     row.win_h = 2;
     refused(planner, &row, &c.inputs, 3, VTC_ERR_BUDGET, "merging all 9 windows leaves 9");
     row.win_h = 3;
+    refused(planner, &row, &c.inputs, 0, VTC_ERR_BUDGET, "merging all 6 windows leaves 6");
+    refused(planner, &row, &c.inputs, 5, VTC_ERR_BUDGET, "merging all 6 windows leaves 6");
     refused(planner, NULL, &c.inputs, N + 1, VTC_ERR_BUDGET, "cannot keep 55 of 54 rows");
     row.win_w = 2;
     refused(planner, &row, &c.inputs, 40, VTC_ERR_SHAPE, "6 x 9 is no whole number of windows");

@@ -63,6 +63,10 @@ expect 0 'prefill, TFLOPs (gated MLP)                          8.450       2.454
 expect 0 'K/V cache at the end, 10^6 bytes (8 bits)           1082.1' \
     "$vtc" cost --model video-llava-7b --bits 8 --text 30 --new 2 --visual 4096
 # a grid cannot meet every number: the tool tells what is left, not what was asked
+expect 0 'keeps 160. 160 visual tokens' \
+    "$vtc" cost --model llava-next-7b --method ficoco-v --keep 160
+expect 0 'keeps 136. 136 visual tokens' \
+    "$vtc" cost --model video-llava-7b --method ficoco-v --keep 136
 expect 0 'keeps 6. 6 visual tokens' "$vtc" cost --model llava-1.5-7b --method strided --keep 7
 expect 2 'give a --model: llava-1.5-7b,' "$vtc" cost
 expect 2 "no model 'llava'" "$vtc" cost --model llava
@@ -114,6 +118,8 @@ for method in tome random strided mean_pool image_resize average_2x2; do
     expect 0 "| \`$method\`" "$vtc" methods --markdown
 done
 expect 0 '--set seed=0' "$vtc" methods
+expect 0 '--set route=0 (0 to 2)' "$vtc" methods
+expect 0 '--set eps=0.998 (0 to 1)' "$vtc" methods
 if [ -c /dev/full ]; then
     "$vtc" methods >/dev/full 2>err
     [ $? -eq 1 ] || fail 'a full disk behind the standard output goes unnoticed'
@@ -129,6 +135,8 @@ for method in 'ToMe .*576 -> 64 ' 'random .*576 -> 64 .*±' 'average 2x2 .*576 -
     'not run: FastV: lacks decoder Q and K' 'not run: SparseVLM'; do
     grep -q "^$method" out || fail "compare does not list $method"
 done
+expect 0 'at most 100 kept' "$vtc" compare "$photos/coffee.jpg" --keep 100 --out pictures
+grep -q '^MustDrop, encode .*576 -> 96 ' out || fail 'MustDrop keeps more than asked'
 expect 0 '8 x 12 = 96 tokens' "$vtc" compare "$photos/rocket.jpg" --grid 8x12 --keep 20 --out pictures
 has_file pictures/rocket.compare.png
 expect 0 '576 tokens' "$vtc" compare "$photos/coffee.jpg" --keep 64 --about 0,0,600,400 --out asked

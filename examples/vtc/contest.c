@@ -178,11 +178,26 @@ static bool take_plan(struct tool *tool, const struct source *source, const vtc_
     return result->score != NULL;
 }
 
+/* The largest budget that leaves at most n_keep tokens: MustDrop meets one from above where its
+ * windows do not divide what goes, and all are to be compared at the same cost. */
+static vtc_budget budget_within(const struct source *source, size_t n_keep,
+                                const vtc_planner *planner, const void *params)
+{
+    vtc_budget budget = vtc_budget_keep(n_keep);
+    vtc_plan_count count;
+
+    while (budget.tokens > 0 &&
+           vtc_planner_count(planner, params, &source->inputs, &budget, &count, NULL) == VTC_OK &&
+           count.exact && count.n_out > n_keep)
+        budget.tokens--;
+    return budget;
+}
+
 static bool run_planner_once(struct tool *tool, const struct source *source, size_t n_keep,
                              const vtc_planner *planner, const void *params, struct result *result,
                              double figures[N_FIGURES])
 {
-    const vtc_budget budget = vtc_budget_keep(n_keep);
+    const vtc_budget budget = budget_within(source, n_keep, planner, params);
     struct outputs outputs = { 0, NULL, NULL };
     vtc_plan plan;
     const bool done =

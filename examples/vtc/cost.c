@@ -7,6 +7,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum {
@@ -143,12 +144,44 @@ static bool make_schedule(struct tool *tool, struct question *q)
 
 /* ---- the selector ---------------------------------------------------------------------------- */
 
+/* Visual tokens that a planner sees at once: inside the language model all, in front of it those of
+ * a tile or frame. */
+static size_t tokens_of_image(const struct question *q)
+{
+    const size_t n_tile = q->model->encoder.n_tile_patches / q->model->projector.n_joined;
+
+    return q->stage == NULL && n_tile != 0 && q->n_visual % n_tile == 0 ? n_tile : q->n_visual;
+}
+
+/* Several tiles are a batch, each of which keeps the same share. Returns inputs->begin to be freed,
+ * or NULL with a reason. */
+static int32_t *divide_into_images(struct tool *tool, const struct question *q,
+                                   vtc_plan_inputs *inputs, vtc_budget *budget)
+{
+    const size_t n = tokens_of_image(q), side = (size_t)sqrt((double)n);
+    const size_t n_images = q->n_visual / n;
+    int32_t *begin = tool_new(tool, n_images + 1, sizeof(*begin));
+
+    inputs->n_rows = q->n_visual;
+    if (side * side == n)
+        inputs->grid_h = inputs->grid_w = side;
+    *budget = vtc_budget_keep(q->n_keep);
+    if (begin == NULL || n_images == 1)
+        return begin;
+    for (size_t b = 0; b <= n_images; b++)
+        begin[b] = (int32_t)(b * n);
+    inputs->begin = begin;
+    inputs->n_images = n_images;
+    *budget = vtc_budget_keep_ratio((double)q->n_keep / (double)q->n_visual);
+    return begin;
+}
+
 /* Multiply-adds of choosing the tokens once, and how many are left then: grids cannot meet every
  * number. The inputs are views of these sizes without data. */
 static bool ask_selector(struct tool *tool, struct question *q, double *macs)
 {
     const vtc_model *m = q->model;
-    const size_t n = q->n_visual, side = (size_t)sqrt((double)n), n_rows = n + q->n_text;
+    const size_t n = q->n_visual, n_rows = n + q->n_text;
     const size_t heads = m->encoder.n_hidden / 64;
     const vtc_tensor features = vtc_f32_2d(NULL, n, m->encoder.n_hidden);
     const vtc_tensor keys = vtc_f32_3d(NULL, heads, n, 64), cls = vtc_f32_2d(NULL, heads, 64);
@@ -156,13 +189,12 @@ static bool ask_selector(struct tool *tool, struct question *q, double *macs)
     const vtc_tensor lm_keys = vtc_f32_3d(NULL, m->decoder.n_kv / HEAD, n_rows, HEAD);
     const vtc_tensor hidden = vtc_f32_2d(NULL, n_rows, m->decoder.n_hidden);
     const vtc_tensor text = vtc_f32_2d(NULL, q->n_text, m->decoder.n_hidden);
-    const vtc_budget budget = vtc_budget_keep(q->n_keep);
     vtc_plan_inputs inputs = VTC_PLAN_INPUTS_INIT;
+    vtc_budget budget;
     vtc_plan_count count;
+    int32_t *begin = divide_into_images(tool, q, &inputs, &budget);
+    bool done;
 
-    inputs.n_rows = n;
-    if (side * side == n)
-        inputs.grid_h = inputs.grid_w = side;
     inputs.features = &features;
     inputs.keys = inputs.queries = &keys;
     inputs.cls_query = inputs.cls_key = &cls;
@@ -171,14 +203,15 @@ static bool ask_selector(struct tool *tool, struct question *q, double *macs)
     inputs.lm_hidden = inputs.lm_embeddings = &hidden;
     inputs.text = &text;
     inputs.n_text = q->n_text;
-    if (!tool_check(tool,
-                    vtc_planner_cost(q->planner, NULL, &inputs, &budget, macs, &tool->exec)) ||
-        !tool_check(tool,
-                    vtc_planner_count(q->planner, NULL, &inputs, &budget, &count, &tool->exec)))
-        return false;
-    if (q->stage == NULL)
+    done =
+        begin != NULL &&
+        tool_check(tool, vtc_planner_cost(q->planner, NULL, &inputs, &budget, macs, &tool->exec)) &&
+        tool_check(tool,
+                   vtc_planner_count(q->planner, NULL, &inputs, &budget, &count, &tool->exec));
+    if (done && q->stage == NULL)
         q->n_keep = count.n_out;
-    return true;
+    free(begin);
+    return done;
 }
 
 /* ---- the table ------------------------------------------------------------------------------- */

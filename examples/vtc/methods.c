@@ -29,8 +29,9 @@ static const char *needs_text(unsigned needs, char *text, size_t size)
 
 static void print_param(const vtc_param *param)
 {
-    printf("    --set %s=%.16g", param->name, param->initial);
-    if (param->type == VTC_PARAM_FLAG)
+    /* seven digits: a float that was written as 0.998 prints as that */
+    printf("    --set %s=%.*g", param->name, param->type == VTC_PARAM_F32 ? 7 : 16, param->initial);
+    if (param->type == VTC_PARAM_FLAG && param->min == 0.0 && param->max == 1.0)
         printf(" (0 or 1)");
     else
         printf(" (%.16g to %.16g)", param->min, param->max);

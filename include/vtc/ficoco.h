@@ -232,6 +232,9 @@ VTC_API VTC_NODISCARD vtc_status vtc_ficoco_l_scratch(const vtc_ficoco_l_params 
  * those get that are discarded is lost; every row takes K targets as in V; x_j becomes x_j + sum
  * alpha_ij x_i, without division.
  *
+ * In the planner table n_text 0 means all rows behind the image. A batch must give it: behind an
+ * image lie the others.
+ *
  * r = 0 is the identity with scores. Mass is conserved and constant tokens stay constant, but for
  * OFFICIAL. Permuting the visual rows permutes the choice where no scores tie. The text is read as
  * a sum and, for each discarded row, weighted by its logits: (V + r (2 M + V)) H d multiply-adds,

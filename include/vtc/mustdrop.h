@@ -78,8 +78,8 @@ typedef struct vtc_mustdrop_encode_trace {
  * Windows to merge so that about `target` of the grid's N cells stay, never fewer:
  * r = max(0, (N - target) / (area - 1)), rounded down; what stays exactly, vtc_mustdrop_encode_
  * count() tells. A 24 x 24 grid and 3 x 3 windows: 192, 128, 64 give 48, 56, 64 and are met
- * exactly, 100 gives 59 and 104 stay. VTC_ERR_BUDGET when more windows would be needed than there
- * are. This use is common practice, not the paper's.
+ * exactly, 100 gives 59 and 104 stay. VTC_ERR_BUDGET for a target below what merging all windows
+ * leaves. This use is common practice, not the paper's.
  */
 VTC_API VTC_NODISCARD vtc_status vtc_mustdrop_target(const vtc_mustdrop_encode_params *params,
                                                      size_t grid_h, size_t grid_w, size_t target,
@@ -130,7 +130,7 @@ VTC_API VTC_NODISCARD vtc_status vtc_mustdrop_encode(const vtc_mustdrop_encode_p
 /*
  * Parameters of the planner "mustdrop-encode". The budget is the target of vtc_mustdrop_target():
  * at least as many tokens stay, the same number of every image; vtc_planner_count() tells how many.
- * VTC_ERR_BUDGET when it is above the rows there are or needs more windows than there are. With
+ * VTC_ERR_BUDGET when it is above the rows there are or below what merging all windows leaves. With
  * use_threshold the threshold decides, the budget only says how many tokens stay at least, and the
  * count is an upper bound. The images of a batch merge as many windows as the one with the fewest
  * then, unless per_image: vtc_planner_plan() asks all images (vtc_planner.settle) before it plans

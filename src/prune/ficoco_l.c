@@ -338,7 +338,9 @@ static vtc_status planner_check(const void *params, const vtc_plan_inputs *image
 static double planner_cost(const void *params, const vtc_plan_inputs *image, size_t n_keep)
 {
     const vtc_tensor *q = image->lm_query;
-    const double n = (double)image->n_rows, m = (double)image->n_text;
+    const size_t behind = q == NULL ? 0 : q->dim[1] - image->v_start - image->n_rows;
+    const double n = (double)image->n_rows;
+    const double m = (double)(image->n_text == 0 ? behind : image->n_text);
     const double d = q == NULL ? 0.0 : (double)(q->dim[0] * q->dim[2]);
     vtc_ficoco_l_params p;
     vtci_call call;

@@ -51,11 +51,11 @@ size_t vtci_mustdrop_windows_for(const vtci_windows *w, size_t target)
 
 vtc_status vtci_mustdrop_check_target(const vtci_call *call, const vtci_windows *w, size_t target)
 {
-    const size_t n = w->grid_h * w->grid_w;
+    const size_t n = w->grid_h * w->grid_w, least = n - w->n * (w->n_cells - 1);
 
-    VTCI_REQUIRE(call, vtci_mustdrop_windows_for(w, target) <= w->n, VTC_ERR_BUDGET,
+    VTCI_REQUIRE(call, target >= least, VTC_ERR_BUDGET,
                  "cannot keep %zu of %zu tokens: merging all %zu windows leaves %zu", target, n,
-                 w->n, n - w->n * (w->n_cells - 1));
+                 w->n, least);
     return VTC_OK;
 }
 

@@ -15,7 +15,8 @@ static vtc_tensor heads_of(run *r, const char *name)
         vtc_tensor_3d(rows.data, rows.dtype, n_heads, rows.rank == 2 ? rows.dim[0] : 0, d);
 
     if (rows.rank != 2 || rows.dim[1] != n_heads * d ||
-        (strcmp(name, "in.q") == 0 && n_heads != case_size(r->c, "heads")))
+        (strcmp(name, "in.q") == 0 && case_has_param(r->c, "heads") &&
+         n_heads != case_size(r->c, "heads")))
         case_fault(r->c, "%s does not consist of heads of %zu", name, d);
     heads.stride[0] = d;
     heads.stride[1] = rows.stride[0];
@@ -107,20 +108,23 @@ static vtc_ficoco_v_params v_params(run *r)
     return params;
 }
 
-/* The memory is changed in place: work on a copy. */
+/* The memory is changed in place: work on a copy, or on a fresh one where none is given. */
 static void open_memory(run *r, vtc_ficoco_v_inputs *in)
 {
+    const float *from = NULL;
     vtc_tensor state;
-    const float *from;
 
-    if (!case_has_tensor(r->c, "in.state"))
-        return;
-    in->n_cells = case_tensor(r->c, "in.state").dim[0];
-    from = run_floats(r, "in.state", in->n_cells);
+    in->n_cells = VTC_FICOCO_CELLS;
+    if (case_has_tensor(r->c, "in.state"))
+        in->n_cells = case_tensor(r->c, "in.state").dim[0];
+    else if (case_has_param(r->c, "state_cells"))
+        in->n_cells = case_size(r->c, "state_cells");
     state = run_temporary(r, VTC_F32, 1, &in->n_cells);
     in->memory = state.data;
-    if (from != NULL)
-        memcpy(in->memory, from, in->n_cells * sizeof(*from));
+    if (case_has_tensor(r->c, "in.state"))
+        from = run_floats(r, "in.state", in->n_cells);
+    for (size_t i = 0; i < in->n_cells; i++)
+        in->memory[i] = from == NULL ? VTC_FICOCO_FAR_SCORE : from[i];
     run_show(r, "out.state", state);
 }
 
@@ -135,7 +139,7 @@ static vtc_status encoder(run *r)
     vtc_ficoco_trace trace;
     vtc_plan_count count;
     vtc_plan plan;
-    size_t bytes;
+    size_t bytes, n_pos;
 
     in.cls = no_cls ? VTC_FICOCO_CLS_NONE : VTC_FICOCO_CLS_ROW;
     in.scale = scale_of(r);
@@ -153,8 +157,9 @@ static vtc_status encoder(run *r)
     if (case_has_param(r->c, "grid"))
         case_grid(r->c, "grid", &in.grid_h, &in.grid_w);
     if (case_has_tensor(r->c, "in.pos"))
-        in.pos = run_input(r, "in.pos").data;
-    open_memory(r, &in);
+        in.pos = run_ints(r, "in.pos", &n_pos);
+    if (official)
+        open_memory(r, &in);
 
     TRY(vtc_ficoco_v_count(&params, n, in.cls, &count, &r->exec));
     TRY(run_plan(r, &count, &plan));

@@ -55,7 +55,8 @@ static vtc_status last_row_attention(run *r, size_t v_start, size_t n, float *sc
     vtc_cls_attention_params params = VTC_CLS_ATTENTION_PARAMS_INIT;
     size_t bytes;
 
-    params.scale = (float)case_double(r->c, "scale");
+    if (case_has_param(r->c, "scale"))
+        params.scale = (float)case_double(r->c, "scale");
     params.first_col = v_start;
     params.n_cols = n;
     TRY(vtc_cls_attention_scratch(&params, &q, &k, NULL, &r->exec, &bytes));
@@ -116,7 +117,8 @@ static vtc_status cls_attention(run *r, vtc_tensor *attention)
     vtc_cls_attention_params params = VTC_CLS_ATTENTION_PARAMS_INIT;
     size_t bytes;
 
-    params.scale = (float)case_double(r->c, "scale");
+    if (case_has_param(r->c, "scale"))
+        params.scale = (float)case_double(r->c, "scale");
     params.heads = VTC_HEADS_EACH;
     *attention = run_output(r, "out.cls_attention", 2, k.dim);
     TRY(vtc_cls_attention_scratch(&params, &q, &k, NULL, &r->exec, &bytes));

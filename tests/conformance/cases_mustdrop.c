@@ -11,7 +11,8 @@ static vtc_mustdrop_encode_params encode_params(run *r)
     static const char *const orders[] = { "official", "raster", NULL };
     vtc_mustdrop_encode_params p = VTC_MUSTDROP_ENCODE_PARAMS_INIT;
 
-    case_grid(r->c, "window", &p.win_h, &p.win_w);
+    if (case_has_param(r->c, "window"))
+        case_grid(r->c, "window", &p.win_h, &p.win_w);
     if (case_has_param(r->c, "threshold"))
         p.threshold = (float)case_double(r->c, "threshold");
     if (case_has_param(r->c, "r"))
@@ -105,7 +106,8 @@ static vtc_status key_tokens(run *r)
     vtc_mustdrop_keys_params p = VTC_MUSTDROP_KEYS_PARAMS_INIT;
     size_t n_keys = 0, bytes;
 
-    p.rate = case_double(r->c, "key_rate");
+    if (case_has_param(r->c, "key_rate"))
+        p.rate = case_double(r->c, "key_rate");
     p.prefix = case_size(r->c, "prefix");
     TRY(vtc_mustdrop_key_count(&p, attention.dim[2] - p.prefix, &n_keys, &r->exec));
 
@@ -170,20 +172,6 @@ static step_name name_of(const char *stem, size_t step)
     return name;
 }
 
-/* A 1-D input of integers as int32. */
-static const int32_t *input_rows(run *r, const char *name, size_t *n)
-{
-    const vtc_tensor t = case_tensor(r->c, name);
-    int32_t *rows;
-
-    *n = t.rank == 1 ? t.dim[0] : 0;
-    rows = run_temporary(r, VTC_I32, 1, n).data;
-    for (size_t i = 0; i < *n; i++)
-        rows[i] = t.dtype == VTC_I64 ? (int32_t)((const int64_t *)t.data)[i]
-                                     : ((const int32_t *)t.data)[i];
-    return rows;
-}
-
 /* ---- prefill --------------------------------------------------------------------------------- */
 
 static void show_trace(run *r, size_t step, const vtc_mustdrop_prefill_trace *trace,
@@ -206,7 +194,9 @@ static vtc_status show_positions(run *r, size_t step, const vtc_plan *plan, vtc_
     vtc_tensor out = run_temporary(r, VTC_I64, 1, &plan->n_out);
     int64_t next;
 
-    p.visual = case_choice(r->c, "positions", rules) == 1 ? VTC_VISUAL_RENUMBER : VTC_VISUAL_KEEP;
+    p.visual = !case_has_param(r->c, "positions") || case_choice(r->c, "positions", rules) == 1
+                   ? VTC_VISUAL_RENUMBER
+                   : VTC_VISUAL_KEEP;
     TRY(vtc_plan_positions(&p, plan, ids->data == NULL ? NULL : ids, &out, &next, &r->exec));
     if (case_has_tensor(r->c, name.s))
         run_show(r, name.s, out);
@@ -232,8 +222,8 @@ static vtc_status prefill_step(run *r, const vtc_mustdrop_prefill_params *p, siz
     const vtc_tensor k = run_input(r, name_of("in.k", step).s);
     vtc_mustdrop_prefill_trace trace = VTC_MUSTDROP_PREFILL_TRACE_INIT;
     size_t n_keys, n_one, bytes;
-    const int32_t *keys = input_rows(r, name_of("in.keys", step).s, &n_keys);
-    const int32_t *n_vision = input_rows(r, name_of("in.n_vision", step).s, &n_one);
+    const int32_t *keys = run_ints(r, name_of("in.keys", step).s, &n_keys);
+    const int32_t *n_vision = run_ints(r, name_of("in.n_vision", step).s, &n_one);
     const size_t n = n_one == 1 ? (size_t)n_vision[0] : 0;
     vtc_plan_count count;
     vtc_plan plan;
@@ -258,8 +248,10 @@ static vtc_status prefill(run *r)
     const size_t n_steps = case_size(r->c, "steps");
     vtc_tensor ids = vtc_tensor_1d(NULL, VTC_I64, 0);
 
-    p.global_thr = (float)case_double(r->c, "global_thr");
-    p.individual_thr = (float)case_double(r->c, "individual_thr");
+    if (case_has_param(r->c, "global_thr"))
+        p.global_thr = (float)case_double(r->c, "global_thr");
+    if (case_has_param(r->c, "individual_thr"))
+        p.individual_thr = (float)case_double(r->c, "individual_thr");
     p.v_start = case_size(r->c, "v_start");
     if (case_has_param(r->c, "scale"))
         p.scale = (float)case_double(r->c, "scale");
@@ -289,7 +281,7 @@ typedef struct decoding {
 static size_t first_number(run *r, const char *name, size_t index)
 {
     size_t n;
-    const int32_t *numbers = input_rows(r, name, &n);
+    const int32_t *numbers = run_ints(r, name, &n);
 
     return index < n ? (size_t)numbers[index] : 0;
 }
@@ -301,7 +293,7 @@ static vtc_status open_steps(run *r, decoding *d)
 
     for (size_t i = 0; i < d->params.n_prune; i++) {
         size_t n;
-        const int32_t *rows = input_rows(r, name_of("in.gather", i).s, &n);
+        const int32_t *rows = run_ints(r, name_of("in.gather", i).s, &n);
         const vtc_plan_count count = { n_before, n, 0, 1 };
 
         TRY(run_plan(r, &count, &d->steps[i]));
@@ -368,8 +360,9 @@ static void open_cache(run *r, const decoding *d, const char *letter, size_t lay
 
     const vtc_tensor in = run_input(r, name_of(in_name, layer).s);
     const size_t dim[] = { in.dim[0], d->lengths[layer], in.dim[2] };
-    const vtc_tensor out = run_output(r, name_of(out_name, layer).s, 3, dim);
+    const vtc_tensor out = run_temporary(r, in.dtype, 3, dim); /* rows are copied as they are */
 
+    run_show(r, name_of(out_name, layer).s, out);
     *src = cache_of(&in);
     *dst = cache_of(&out);
 }
@@ -420,7 +413,8 @@ static vtc_status decode(run *r)
     for (size_t i = 0; i < d->params.n_prune; i++)
         d->layers[i] = (int32_t)numbers[i];
     d->params.prune_layers = d->layers;
-    d->params.prune_early = case_flag(r->c, "prune_early");
+    if (case_has_param(r->c, "prune_early"))
+        d->params.prune_early = case_flag(r->c, "prune_early");
     TRY(open_steps(r, d));
     TRY(compose_steps(r, d));
     show_layers(r, d);

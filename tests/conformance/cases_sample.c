@@ -38,15 +38,30 @@ static vtc_focusllava_vision_params vision_params(run *r)
     static const char *const pools[] = { "max", "avg", NULL };
     vtc_focusllava_vision_params params = VTC_FOCUSLLAVA_VISION_PARAMS_INIT;
 
-    params.window = case_size(r->c, "window");
-    params.pool = (vtc_focusllava_pool)case_choice(r->c, "pool", pools);
-    read_pools(r, &params);
+    if (case_has_param(r->c, "window"))
+        params.window = case_size(r->c, "window");
+    if (case_has_param(r->c, "pool"))
+        params.pool = (vtc_focusllava_pool)case_choice(r->c, "pool", pools);
+    if (case_has_param(r->c, "pools"))
+        read_pools(r, &params);
     return params;
+}
+
+/* The variant names it, too. */
+static vtc_focusllava_route route_of(run *r)
+{
+    static const char *const routes[] = { "similarity", "linear", "fidelity", NULL };
+
+    if (case_has_param(r->c, "route"))
+        return (vtc_focusllava_route)case_choice(r->c, "route", routes);
+    for (int i = 0; routes[i] != NULL; i++)
+        if (strcmp(r->c->variant + strlen("vision_"), routes[i]) == 0)
+            return (vtc_focusllava_route)i;
+    return VTC_FOCUSLLAVA_SIMILARITY;
 }
 
 static vtc_status vision(run *r)
 {
-    static const char *const routes[] = { "similarity", "linear", "fidelity", NULL };
     const vtc_tensor x = run_input(r, "in.features");
     vtc_focusllava_vision_params params = vision_params(r);
     vtc_focusllava_vision_trace trace = VTC_FOCUSLLAVA_VISION_TRACE_INIT;
@@ -58,7 +73,7 @@ static vtc_status vision(run *r)
     vtc_plan plan;
     size_t bytes;
 
-    params.route = (vtc_focusllava_route)case_choice(r->c, "route", routes);
+    params.route = route_of(r);
     if (case_has_param(r->c, "tau"))
         params.tau = (float)case_double(r->c, "tau");
     if (case_has_param(r->c, "gate_scale"))
@@ -116,25 +131,12 @@ static vtc_status token_topk(run *r)
 
 /* ---- text-guided ----------------------------------------------------------------------------- */
 
-/* A list of positions as int32, whatever integer the file stores. */
-static const int32_t *positions(run *r, const char *name, size_t *n)
-{
-    const vtc_tensor t = case_tensor(r->c, name);
-    int32_t *list = run_temporary(r, VTC_I32, 1, t.dim).data;
-
-    *n = t.dim[0];
-    for (size_t i = 0; i < *n; i++)
-        list[i] = t.dtype == VTC_I64 ? (int32_t)((const int64_t *)t.data)[i]
-                                     : ((const int32_t *)t.data)[i];
-    return list;
-}
-
 /* Rows of in.hidden by a plan that keeps them as they are. */
 static vtc_status gather_rows(run *r, const char *list_name, vtc_tensor *rows)
 {
     const vtc_tensor hidden = run_input(r, "in.hidden");
     size_t n;
-    const int32_t *list = positions(r, list_name, &n);
+    const int32_t *list = run_ints(r, list_name, &n);
     const vtc_plan_count count = { hidden.dim[0], n, 0, 1 };
     vtc_plan plan;
 
@@ -161,8 +163,8 @@ static vtc_status attention_scores(run *r, float *score)
     vtc_attention_given_params params = VTC_ATTENTION_GIVEN_PARAMS_INIT;
     const vtc_tensor attention = run_input(r, "in.attention");
 
-    params.rows = positions(r, "in.text_index", &params.n_rows);
-    params.cols = positions(r, "in.visual_index", &params.n_cols);
+    params.rows = run_ints(r, "in.text_index", &params.n_rows);
+    params.cols = run_ints(r, "in.visual_index", &params.n_cols);
     return vtc_attention_given(&params, &attention, score, &r->exec);
 }
 

@@ -140,6 +140,24 @@ const float *run_floats(run *r, const char *name, size_t n)
     return values;
 }
 
+const int32_t *run_ints(run *r, const char *name, size_t *n)
+{
+    const vtc_tensor t = case_tensor(r->c, name);
+    int32_t *values;
+
+    if (t.rank != 1 || (t.dtype != VTC_I32 && t.dtype != VTC_I64)) {
+        case_fault(r->c, "\"%s\" is %s, expected a list of integers", name, describe(&t).s);
+        *n = 0;
+        return NULL;
+    }
+    *n = t.dim[0];
+    values = run_alloc(r, *n * sizeof(*values));
+    for (size_t i = 0; i < *n; i++)
+        values[i] = t.dtype == VTC_I64 ? (int32_t)((const int64_t *)t.data)[i]
+                                       : ((const int32_t *)t.data)[i];
+    return values;
+}
+
 /* ---- outputs --------------------------------------------------------------------------------- */
 
 vtc_tensor run_temporary(run *r, vtc_dtype dtype, int rank, const size_t *dim)

@@ -53,6 +53,9 @@ void run_prefix(run *r, const char *name, char *prefix, size_t size);
 /* A 1-D float input as plain F32 of `n` elements; NULL when the file has none of that name. */
 const float *run_floats(run *r, const char *name, size_t n);
 
+/* A 1-D input of I32 or I64 as I32; the fault is set when the file has none of that name. */
+const int32_t *run_ints(run *r, const char *name, size_t *n);
+
 /* Memory for a result of the library: NaN everywhere, a guard page behind it. */
 vtc_tensor run_temporary(run *r, vtc_dtype dtype, int rank, const size_t *dim);
 
