@@ -92,7 +92,12 @@ static vtc_status check_cache(const vtci_call *call, const struct job *job,
     const vtc_tensor *caches[] = { &s->text.k, &s->text.v, &s->visual.k, &s->visual.v };
     static const char *const cache_names[] = { "text.k", "text.v", "visual.k", "visual.v" };
     const size_t n = s->n_images == 0 ? 2 : 4;
+    const vtc_tensor starts = vtc_tensor_1d(s->media_starts, VTC_I32, s->n_images);
 
+    /* read for each block of rows */
+    for (size_t o = 1; o < 3 && s->n_images != 0; o++)
+        if (others[o] != NULL)
+            VTCI_TRY(vtci_check_apart(call, names[o], others[o], "media_starts", &starts));
     for (size_t i = 0; i < n; i++) {
         for (size_t o = i < 2 ? 0 : 1; o < 3; o++)
             if (others[o] != NULL)

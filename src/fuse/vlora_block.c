@@ -249,6 +249,13 @@ static vtc_status open_job(const vtci_call *call, const vtc_vlora_block_params *
                  "hidden has %zu channels, the layer %zu", job->hidden.n_cols, job->h);
     VTCI_REQUIRE(call, job->hidden.n_rows < INT32_MAX, VTC_ERR_OVERFLOW, "hidden has %zu rows",
                  job->hidden.n_rows);
+    if (positions != NULL) {
+        const vtc_tensor all =
+            vtc_tensor_1d(positions, VTC_I32, vtci_mul(job->hidden.n_batch, job->hidden.n_rows));
+
+        /* those of the next sequence are read when this one has been written */
+        VTCI_TRY(vtci_check_apart(call, "out", out, "positions", &all));
+    }
     return check_batches(call, job);
 }
 
