@@ -406,6 +406,8 @@ static void sequences_that_do_not_fit_are_refused(void **state)
     expect_refused(&m, &t, two, 2, &attn, VTC_ERR_OVERLAP, "sequences 0 and 1");
     other.data = t.hidden.data;
     expect_refused(&m, &t, &good, 1, &other, VTC_ERR_OVERLAP, "attn overlaps hidden");
+    other.data = t.starts;
+    expect_refused(&m, &t, &good, 1, &other, VTC_ERR_OVERLAP, "attn overlaps media_starts");
     other = attn;
     other.dim[0] = 7;
     expect_refused(&m, &t, &good, 1, &other, VTC_ERR_SHAPE, "attn is 7x12, hidden 8x12");

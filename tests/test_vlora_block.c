@@ -282,8 +282,8 @@ static void counts_are_those_of_llama_7b(void **state)
 /* ---- errors ---------------------------------------------------------------------------------- */
 
 static void expect_refused(const block_case *k, const vtc_vlora_deltas *deltas,
-                           const vtc_tensor *mask, vtc_tensor *out, vtc_status want,
-                           const char *part)
+                           const vtc_tensor *mask, const int32_t *positions, vtc_tensor *out,
+                           vtc_status want, const char *part)
 {
     vtc_exec exec = test_exec(0);
     error_log log;
@@ -291,7 +291,7 @@ static void expect_refused(const block_case *k, const vtc_vlora_deltas *deltas,
     exec_scratch(&exec, 1 << 16);
     record_errors(&exec, &log);
     assert_failed(&log,
-                  vtc_vlora_block(&k->params, &k->weights, deltas, &k->hidden, mask, NULL, out,
+                  vtc_vlora_block(&k->params, &k->weights, deltas, &k->hidden, mask, positions, out,
                                   &exec),
                   want, part);
     exec_scratch_free(&exec);
@@ -309,24 +309,26 @@ static void what_does_not_fit_is_refused(void **state)
 
     bad = k.deltas;
     bad.k = k.deltas.q; /* H x H, as VLoRA has it: the layer must have as many key heads */
-    expect_refused(&k, &bad, NULL, &out, VTC_ERR_SHAPE, "k.b has 8 rows, its layer gives 4");
+    expect_refused(&k, &bad, NULL, NULL, &out, VTC_ERR_SHAPE, "k.b has 8 rows, its layer gives 4");
     bad = k.deltas;
     memset(&bad.o.b, 0, sizeof(bad.o.b));
-    expect_refused(&k, &bad, NULL, &out, VTC_ERR_DTYPE, "o.b has dtype");
+    expect_refused(&k, &bad, NULL, NULL, &out, VTC_ERR_DTYPE, "o.b has dtype");
     mask.dim[1] = 2;
-    expect_refused(&k, &k.deltas, &mask, &out, VTC_ERR_SHAPE, "key_mask has extent 2");
+    expect_refused(&k, &k.deltas, &mask, NULL, &out, VTC_ERR_SHAPE, "key_mask has extent 2");
     mask = k.mask;
     mask.dtype = VTC_I32;
-    expect_refused(&k, &k.deltas, &mask, &out, VTC_ERR_DTYPE, "key_mask has dtype I32");
+    expect_refused(&k, &k.deltas, &mask, NULL, &out, VTC_ERR_DTYPE, "key_mask has dtype I32");
     wrong.dim[1] = 2;
-    expect_refused(&k, &k.deltas, NULL, &wrong, VTC_ERR_SHAPE, "out has extent 2 along axis 1");
+    expect_refused(&k, &k.deltas, NULL, NULL, &wrong, VTC_ERR_SHAPE,
+                   "out has extent 2 along axis 1");
     wrong = out;
     wrong.data = k.hidden.data;
-    expect_refused(&k, &k.deltas, NULL, &wrong, VTC_ERR_OVERLAP, "out overlaps hidden");
+    expect_refused(&k, &k.deltas, NULL, NULL, &wrong, VTC_ERR_OVERLAP, "out overlaps hidden");
+    expect_refused(&k, &k.deltas, NULL, out.data, &out, VTC_ERR_OVERLAP, "out overlaps positions");
     k.params.n_heads = 3;
-    expect_refused(&k, &k.deltas, NULL, &out, VTC_ERR_SHAPE, "not a multiple of 3 heads");
+    expect_refused(&k, &k.deltas, NULL, NULL, &out, VTC_ERR_SHAPE, "not a multiple of 3 heads");
     k.params.n_heads = 8;
-    expect_refused(&k, &k.deltas, NULL, &out, VTC_ERR_SHAPE, "heads of 1 channels");
+    expect_refused(&k, &k.deltas, NULL, NULL, &out, VTC_ERR_SHAPE, "heads of 1 channels");
     assert_untouched(&out);
     guard_free(out.data);
     free_case(&k);

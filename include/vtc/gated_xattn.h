@@ -124,6 +124,8 @@ VTC_API VTC_NODISCARD vtc_status vtc_gated_xattn_scratch(
  * values: with ALL_PREVIOUS text before the first media token, with IMMEDIATE text behind more
  * media tokens than there are items. With IMMEDIATE text before the first media token gathers zero.
  * Without media tokens (T or n is 0) nothing is gathered. The feed-forward runs for every token.
+ * A NaN or Inf in a media token may reach every text token of its batch item, also one that does
+ * not see it, as it does in PyTorch (0 NaN = NaN).
  *
  * Decoding: vtc_gated_xattn_encode_media() once, then a call for each new token with kv and
  * cached_media, where locations are those of the whole prompt. As in OpenFlamingo, new text must

@@ -81,7 +81,9 @@ VTC_API VTC_NODISCARD vtc_status vtc_idefics2_cost(const vtc_idefics2_params *pa
  * vtc_idefics2_prepare() packs the layers' weights in their own dtype for products of M rows and
  * computes what no image changes: the first layer's normed latents, their queries, keys and values.
  * The modality projection and the keys and values of patches use the weights as they are.
- * Errors: VTC_ERR_NULL, DTYPE, SHAPE, RANGE, OVERFLOW, SCRATCH or ROOM.
+ * The object takes the bytes that vtc_idefics2_prepare_size() tells.
+ * Errors: VTC_ERR_NULL, DTYPE, SHAPE, RANGE, OVERFLOW, OVERLAP (the object and the weights),
+ * SCRATCH or ROOM. Nothing is written then.
  */
 VTC_API VTC_NODISCARD vtc_status vtc_idefics2_prepare_size(const vtc_idefics2_params *params,
                                                            const vtc_idefics2_weights *weights,
@@ -114,7 +116,7 @@ VTC_API VTC_NODISCARD vtc_status vtc_idefics2_scratch(const vtc_idefics2_params 
  * products, see vtc_idefics2_cost(); nearly all of it is the projection.
  *
  * Errors: VTC_ERR_NULL, DTYPE, SHAPE, RANGE, OVERLAP, OVERFLOW, SCRATCH; VTC_ERR_DATA for an object
- * prepared from other weights, VTC_ERR_UNSUPPORTED for one of another version or machine.
+ * of other shapes or parameters, VTC_ERR_UNSUPPORTED for one of another version or machine.
  * Checked against: transformers' published class, run with random weights (PyTorch 1.13).
  */
 VTC_API VTC_NODISCARD vtc_status vtc_idefics2(const vtc_idefics2_params *params,

@@ -186,7 +186,8 @@ VTC_API VTC_NODISCARD vtc_status vtc_qformer_scratch(
  *
  * Errors: VTC_ERR_NULL, DTYPE, SHAPE (also for a text longer than the position embeddings), RANGE
  * (also for an id outside of the vocabulary), OVERLAP, OVERFLOW, SCRATCH; VTC_ERR_UNSUPPORTED for
- * text with weights that take none; VTC_ERR_DATA for an object prepared from other weights.
+ * text with weights that take none and for an object of another version or machine; VTC_ERR_DATA
+ * for an object of other shapes or parameters.
  * Checked against: LAVIS's and transformers' published classes, with random weights; at the real
  * size (12 layers of 768 channels, 257x1408) within 1e-6 of the largest output.
  */

@@ -122,9 +122,11 @@ VTC_API VTC_NODISCARD vtc_status vtc_vlora_generate_scratch(
  * vtc_vlora_generate() makes the factors A of one image for each sequence.
  *
  *   prepared  made by vtc_vlora_prepare(); NULL: the weights as they are
- *   features  [P, Dv], [B, P, Dv] or [B, I, P, Dv]  in   of I images for each sequence. I = 1; I =
- * 0 (text alone) gives zeros; more is VTC_ERR_UNSUPPORTED: no model was trained for it a [T, n, H,
- * r] or [B, T, n, H, r]       out  F32, F16 or BF16; each H x r without gaps
+ *   features  [P, Dv] or [B, P, Dv]               in   one image for each sequence
+ *             or [B, I, P, Dv]                         I = 1; I = 0 (text alone) gives zeros; more
+ *                                                      is VTC_ERR_UNSUPPORTED: no model was trained
+ *                                                      for it
+ *   a         [T, n, H, r] or [B, T, n, H, r]     out  F32, F16 or BF16; each H x r without gaps
  *
  * Where a generator has few queries, keys and values of the features are not formed: the queries
  * are taken through the key's weights instead, and what they attend to through the value's.

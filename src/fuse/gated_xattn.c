@@ -470,11 +470,6 @@ static void run_block(struct job *job, vtci_steps *steps, size_t b, size_t l)
 
 /* ---- scratch and run ------------------------------------------------------------------------- */
 
-static float *take(vtci_arena *arena, size_t rows, size_t n_cols)
-{
-    return vtci_take(arena, vtci_mul(rows, n_cols), sizeof(float));
-}
-
 static void lay_out(vtci_arena *arena, struct job *job)
 {
     const vtci_gated_xattn *model = &job->model;
@@ -482,12 +477,12 @@ static void lay_out(vtci_arena *arena, struct job *job)
     const size_t n_masked = job->is_masked ? rows : 0;
     const size_t n_keys = job->in_place ? 0 : vtci_mul(job->block_batch, job->n_keys);
 
-    job->h = take(arena, rows, model->d);
-    job->u = take(arena, rows, model->d);
-    job->q = take(arena, rows, model->inner);
-    job->heads = take(arena, rows, model->inner);
-    job->hidden = take(arena, rows, model->hidden);
-    job->kv = take(arena, n_keys, 2 * model->inner);
+    job->h = vtci_take_matrix(arena, rows, model->d);
+    job->u = vtci_take_matrix(arena, rows, model->d);
+    job->q = vtci_take_matrix(arena, rows, model->inner);
+    job->heads = vtci_take_matrix(arena, rows, model->inner);
+    job->hidden = vtci_take_matrix(arena, rows, model->hidden);
+    job->kv = vtci_take_matrix(arena, n_keys, 2 * model->inner);
     job->range = vtci_take(arena, vtci_mul(2, n_masked), sizeof(*job->range));
     job->blind = vtci_take(arena, n_masked, sizeof(*job->blind));
 }

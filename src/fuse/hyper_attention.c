@@ -92,7 +92,12 @@ static vtc_status check_cache(const vtci_call *call, const struct job *job,
     const vtc_tensor *caches[] = { &s->text.k, &s->text.v, &s->visual.k, &s->visual.v };
     static const char *const cache_names[] = { "text.k", "text.v", "visual.k", "visual.v" };
     const size_t n = s->n_images == 0 ? 2 : 4;
+    const vtc_tensor starts = vtc_tensor_1d(s->media_starts, VTC_I32, s->n_images);
 
+    /* read for each block of rows */
+    for (size_t o = 1; o < 3 && s->n_images != 0; o++)
+        if (others[o] != NULL)
+            VTCI_TRY(vtci_check_apart(call, names[o], others[o], "media_starts", &starts));
     for (size_t i = 0; i < n; i++) {
         for (size_t o = i < 2 ? 0 : 1; o < 3; o++)
             if (others[o] != NULL)
@@ -178,27 +183,22 @@ static vtc_status open_job(const vtci_call *call, const vtc_hyper_attention_para
 
 /* ---- scratch --------------------------------------------------------------------------------- */
 
-static float *take(vtci_arena *arena, size_t n_rows, size_t n_cols)
-{
-    return vtci_take(arena, vtci_mul(n_rows, n_cols), sizeof(float));
-}
-
 static void lay_out(vtci_arena *arena, const vtci_call *call, struct job *job)
 {
     const vtci_hyper_layer *l = &job->layer;
     const size_t n = job->block_rows = vtci_min(job->hidden.n_rows, VTCI_HYPER_BLOCK_ROWS);
     const size_t q = l->n_heads * l->d, e = l->n_kv * l->d;
 
-    job->frequency = take(arena, 1, l->d / 2);
-    job->wide = take(arena, n, vtci_max(l->c, q));
-    job->q = take(arena, n, q);
-    job->k = take(arena, n, e);
-    job->v = take(arena, n, e);
-    job->s = take(arena, n, q);
-    job->c = take(arena, n, q);
-    job->gate = take(arena, 1, q);
-    job->s_lse = take(arena, n, l->n_heads);
-    job->c_lse = take(arena, n, l->n_heads);
+    job->frequency = vtci_take_matrix(arena, 1, l->d / 2);
+    job->wide = vtci_take_matrix(arena, n, vtci_max(l->c, q));
+    job->q = vtci_take_matrix(arena, n, q);
+    job->k = vtci_take_matrix(arena, n, e);
+    job->v = vtci_take_matrix(arena, n, e);
+    job->s = vtci_take_matrix(arena, n, q);
+    job->c = vtci_take_matrix(arena, n, q);
+    job->gate = vtci_take_matrix(arena, 1, q);
+    job->s_lse = vtci_take_matrix(arena, n, l->n_heads);
+    job->c_lse = vtci_take_matrix(arena, n, l->n_heads);
     job->range = vtci_take(arena, 2 * n, sizeof(*job->range));
     job->owner = vtci_take(arena, n, sizeof(*job->owner));
     job->place = vtci_take(arena, n, sizeof(*job->place));
@@ -408,8 +408,8 @@ static void mix(struct job *job, size_t n, vtci_steps *steps)
     if (l->variant == VTC_HYPER_FUSED)
         return;
     if (l->variant == VTC_HYPER_GATE_PROJ) {
-        vtci_gemm g = vtci_linear_of(vtci_float_rows(job->s, n_heads, l->d), &l->w->gate_proj, NULL,
-                                     vtci_float_rows(job->wide, n_heads, l->d));
+        vtci_gemm g = vtci_layer_product(vtci_float_rows(job->s, n_heads, l->d), &l->w->gate_proj,
+                                         NULL, vtci_float_rows(job->wide, n_heads, l->d));
 
         g.act = VTCI_ACT_SIGMOID;
         vtci_step_gemm(steps, g);
@@ -431,9 +431,12 @@ static void project(const struct job *job, size_t first, size_t n, vtci_steps *s
                              .eps = l->params.eps };
 
     vtci_step_norm(steps, norm);
-    vtci_step_gemm(steps, vtci_linear_of(x, &l->w->q_proj, &l->q, vtci_float_rows(job->q, n, q)));
-    vtci_step_gemm(steps, vtci_linear_of(x, &l->w->k_proj, &l->k, vtci_float_rows(job->k, n, e)));
-    vtci_step_gemm(steps, vtci_linear_of(x, &l->w->v_proj, &l->v, vtci_float_rows(job->v, n, e)));
+    vtci_step_gemm(steps,
+                   vtci_layer_product(x, &l->w->q_proj, &l->q, vtci_float_rows(job->q, n, q)));
+    vtci_step_gemm(steps,
+                   vtci_layer_product(x, &l->w->k_proj, &l->k, vtci_float_rows(job->k, n, e)));
+    vtci_step_gemm(steps,
+                   vtci_layer_product(x, &l->w->v_proj, &l->v, vtci_float_rows(job->v, n, e)));
 }
 
 static void for_each_part(struct job *job, size_t first, size_t n, vtci_steps *steps, bool *seen)
@@ -465,8 +468,8 @@ static void run_block(struct job *job, size_t first, size_t n, vtci_steps *steps
     if (seen)
         mix(job, n, steps);
     vtci_step_gemm(steps,
-                   vtci_linear_of(vtci_float_rows(job->s, n, l->n_heads * l->d), &l->w->o_proj,
-                                  &l->o, vtci_float_rows(job->wide, n, l->c)));
+                   vtci_layer_product(vtci_float_rows(job->s, n, l->n_heads * l->d), &l->w->o_proj,
+                                      &l->o, vtci_float_rows(job->wide, n, l->c)));
     vtci_steps_tasks(steps, vtci_ceil_div(n, VTCI_HYPER_TASK_ROWS), store_rows, &storing);
 }
 

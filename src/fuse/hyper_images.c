@@ -114,7 +114,7 @@ static void encode_block(struct job *job, vtci_steps *steps, size_t n)
 
     job->n_rows = n_rows;
     vtci_step_norm(steps, norm);
-    vtci_step_gemm(steps, vtci_linear_of(x, &l->w->v_kv_proj, &l->visual, u));
+    vtci_step_gemm(steps, vtci_layer_product(x, &l->w->v_kv_proj, &l->visual, u));
     if (!steps->measure)
         set_angles(job, n);
     vtci_steps_tasks(steps, vtci_ceil_div(n_rows, VTCI_HYPER_TASK_ROWS), store_rows, job);

@@ -61,13 +61,3 @@ vtci_heads vtci_heads_part(vtci_heads heads, size_t first, size_t n)
     heads.n_rows = n;
     return heads;
 }
-
-vtci_gemm vtci_linear_of(vtci_rows x, const vtc_linear *layer, const vtci_packed *packed,
-                         vtci_rows y)
-{
-    vtci_gemm product = vtci_linear_product(x, &layer->weight, packed, y);
-
-    if (!vtc_tensor_is_absent(&layer->bias))
-        product.bias = vtci_rows_of(&layer->bias);
-    return product;
-}

@@ -22,10 +22,6 @@ vtci_rows vtci_heads_as_batch(vtci_rows rows, size_t n_heads);
 /* Rows first .. first + n - 1 of all heads. */
 vtci_heads vtci_heads_part(vtci_heads heads, size_t first, size_t n);
 
-/* x W^T + b */
-vtci_gemm vtci_linear_of(vtci_rows x, const vtc_linear *layer, const vtci_packed *packed,
-                         vtci_rows y);
-
 /* ---- steps ----------------------------------------------------------------------------------- */
 
 static inline void vtci_step_gemm(vtci_steps *steps, vtci_gemm g)

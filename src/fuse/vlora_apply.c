@@ -127,7 +127,7 @@ static void run_block(const struct job *job, vtci_rows x, vtci_rows y, vtci_rows
         vtci_steps_tasks(steps, vtci_ceil_div(y.n_rows, TASK_ROWS), add_rows, &adding);
         return;
     }
-    g = vtci_linear_of(x, job->linear, NULL, y);
+    g = vtci_layer_product(x, job->linear, NULL, y);
     g.residual = delta;
     vtci_step_gemm(steps, g);
 }

@@ -249,33 +249,35 @@ static vtc_status open_job(const vtci_call *call, const vtc_vlora_block_params *
                  "hidden has %zu channels, the layer %zu", job->hidden.n_cols, job->h);
     VTCI_REQUIRE(call, job->hidden.n_rows < INT32_MAX, VTC_ERR_OVERFLOW, "hidden has %zu rows",
                  job->hidden.n_rows);
+    if (positions != NULL) {
+        const vtc_tensor all =
+            vtc_tensor_1d(positions, VTC_I32, vtci_mul(job->hidden.n_batch, job->hidden.n_rows));
+
+        /* those of the next sequence are read when this one has been written */
+        VTCI_TRY(vtci_check_apart(call, "out", out, "positions", &all));
+    }
     return check_batches(call, job);
 }
 
 /* ---- scratch --------------------------------------------------------------------------------- */
-
-static float *take(vtci_arena *arena, size_t n_rows, size_t n_cols)
-{
-    return vtci_take(arena, vtci_mul(n_rows, n_cols), sizeof(float));
-}
 
 static void lay_out(vtci_arena *arena, struct job *job)
 {
     const size_t n = job->hidden.n_batch == 0 ? 0 : job->hidden.n_rows;
     const size_t e = job->n_heads * job->d, kv = job->n_kv * job->d;
 
-    job->frequency = take(arena, 1, job->d / 2);
-    job->x = take(arena, n, job->h);
-    job->q = take(arena, n, e);
-    job->k = take(arena, n, kv);
-    job->v = take(arena, n, kv);
-    job->o = take(arena, n, e);
-    job->t = take(arena, n, job->rank);
-    job->delta = take(arena, n, vtci_max(e, job->h));
-    job->mid = take(arena, n, job->h);
-    job->angle = take(arena, n, job->d);
-    job->gate = take(arena, vtci_min(n, BLOCK_ROWS), job->hidden_width);
-    job->up = take(arena, vtci_min(n, BLOCK_ROWS), job->hidden_width);
+    job->frequency = vtci_take_matrix(arena, 1, job->d / 2);
+    job->x = vtci_take_matrix(arena, n, job->h);
+    job->q = vtci_take_matrix(arena, n, e);
+    job->k = vtci_take_matrix(arena, n, kv);
+    job->v = vtci_take_matrix(arena, n, kv);
+    job->o = vtci_take_matrix(arena, n, e);
+    job->t = vtci_take_matrix(arena, n, job->rank);
+    job->delta = vtci_take_matrix(arena, n, vtci_max(e, job->h));
+    job->mid = vtci_take_matrix(arena, n, job->h);
+    job->angle = vtci_take_matrix(arena, n, job->d);
+    job->gate = vtci_take_matrix(arena, vtci_min(n, BLOCK_ROWS), job->hidden_width);
+    job->up = vtci_take_matrix(arena, vtci_min(n, BLOCK_ROWS), job->hidden_width);
 }
 
 /* ---- steps ----------------------------------------------------------------------------------- */
@@ -318,7 +320,7 @@ static vtci_rows increment(const struct job *job, enum kind kind, vtci_rows x, v
 static void project(const struct job *job, enum kind kind, const vtc_linear *layer, vtci_rows x,
                     vtci_rows residual, float *y, vtci_steps *steps)
 {
-    vtci_gemm g = vtci_linear_of(x, layer, NULL, rows_of(job, y, layer->weight.dim[0]));
+    vtci_gemm g = vtci_layer_product(x, layer, NULL, rows_of(job, y, layer->weight.dim[0]));
 
     g.residual = increment(job, kind, x, residual, steps);
     vtci_step_gemm(steps, g);

@@ -108,11 +108,6 @@ static bool absorbing_pays(const vtci_vlora *m)
     return heads * q * (d / heads + p) < p * (d + q);
 }
 
-static float *take(vtci_arena *arena, size_t n_rows, size_t n_cols)
-{
-    return vtci_take(arena, vtci_mul(n_rows, n_cols), sizeof(float));
-}
-
 static void lay_out(vtci_arena *arena, struct job *job)
 {
     const vtci_vlora *m = &job->model;
@@ -123,17 +118,18 @@ static void lay_out(vtci_arena *arena, struct job *job)
     const size_t n_tokens = vtci_mul(job->n_group, m->n_tokens);
     const size_t n_queries = vtci_mul(job->n_group, m->n_queries);
 
-    job->f = take(arena, n_tokens, m->d);
+    job->f = vtci_take_matrix(arena, n_tokens, m->d);
     if (!job->absorbs)
-        job->kv = take(arena, n_tokens, 2 * m->d);
+        job->kv = vtci_take_matrix(arena, n_tokens, 2 * m->d);
     for (int i = 0; i < 2; i++) {
         if (job->absorbs)
-            job->heads[i] = take(arena, vtci_mul(m->params.n_heads, m->n_queries), m->d);
-        job->q[i] = take(arena, n_queries, m->d);
+            job->heads[i] =
+                vtci_take_matrix(arena, vtci_mul(m->params.n_heads, m->n_queries), m->d);
+        job->q[i] = vtci_take_matrix(arena, n_queries, m->d);
     }
-    job->x = take(arena, n_queries, m->d);
-    job->o = take(arena, n_queries, m->d);
-    job->wide = take(arena, n_queries, m->widest);
+    job->x = vtci_take_matrix(arena, n_queries, m->d);
+    job->o = vtci_take_matrix(arena, n_queries, m->d);
+    job->wide = vtci_take_matrix(arena, n_queries, m->widest);
 }
 
 /* ---- steps ----------------------------------------------------------------------------------- */
@@ -160,7 +156,7 @@ static void add_to_queries(struct job *job, const vtc_linear *layer, const vtci_
 {
     const vtci_rows old = queries(job, job->q[job->turn], job->model.d);
     vtci_gemm g =
-        vtci_linear_of(from, layer, packed, queries(job, job->q[!job->turn], job->model.d));
+        vtci_layer_product(from, layer, packed, queries(job, job->q[!job->turn], job->model.d));
 
     g.residual = old;
     vtci_step_gemm(steps, g);
@@ -191,7 +187,7 @@ static void attend_to_self(struct job *job, const vtc_vlora_attention *w,
                                .scale = scale_of(&job->model) };
 
     vtci_step_gemm(steps,
-                   vtci_linear_of(queries(job, job->x, d), &w->in_proj, &panels->self_in, qkv));
+                   vtci_layer_product(queries(job, job->x, d), &w->in_proj, &panels->self_in, qkv));
     vtci_step_attention(steps, a);
     add_to_queries(job, &w->out_proj, &panels->self_out, o, steps);
 }
@@ -208,8 +204,8 @@ static void attend_to_keys(const struct job *job, const vtc_linear *in_proj, vtc
                                .y = heads_of(job, queries(job, job->o, d), n),
                                .scale = scale_of(&job->model) };
 
-    vtci_step_gemm(steps,
-                   vtci_linear_of(vtci_float_rows(job->f, job->n * n_tokens, d), &layer, NULL, kv));
+    vtci_step_gemm(steps, vtci_layer_product(vtci_float_rows(job->f, job->n * n_tokens, d), &layer,
+                                             NULL, kv));
     vtci_step_attention(steps, a);
 }
 
@@ -272,8 +268,8 @@ static void attend_to_image(struct job *job, const vtc_vlora_attention *w,
     const size_t d = job->model.d;
     const vtc_linear query = vtci_linear_part(&w->in_proj, 0, d);
 
-    vtci_step_gemm(steps, vtci_linear_of(queries(job, job->x, d), &query, &panels->cross_q,
-                                         queries(job, job->wide, d)));
+    vtci_step_gemm(steps, vtci_layer_product(queries(job, job->x, d), &query, &panels->cross_q,
+                                             queries(job, job->wide, d)));
     if (!job->absorbs)
         attend_to_keys(job, &w->in_proj, steps);
     for (size_t i = 0; job->absorbs && i < job->n; i++)
@@ -285,8 +281,8 @@ static void feed_forward(struct job *job, const vtc_vlora_decoder *w,
                          const vtci_vlora_panels *panels, vtci_steps *steps)
 {
     const vtci_rows hidden = queries(job, job->wide, w->linear1.weight.dim[0]);
-    vtci_gemm g =
-        vtci_linear_of(queries(job, job->x, job->model.d), &w->linear1, &panels->linear1, hidden);
+    vtci_gemm g = vtci_layer_product(queries(job, job->x, job->model.d), &w->linear1,
+                                     &panels->linear1, hidden);
 
     g.act = VTCI_ACT_GELU_ERF;
     vtci_step_gemm(steps, g);
@@ -352,7 +348,7 @@ static void write_kinds(const struct job *job, const vtc_vlora_generator *w,
         to = joined;
         from = all;
     }
-    vtci_step_gemm(steps, vtci_linear_of(from, &w->weights_head, packed, to));
+    vtci_step_gemm(steps, vtci_layer_product(from, &w->weights_head, packed, to));
 }
 
 static void write_factors(const struct job *job, size_t generator, const vtci_packed *packed,
@@ -391,8 +387,8 @@ static void project_features(const struct job *job, vtci_steps *steps)
 {
     const vtci_vlora *m = &job->model;
     const vtci_rows f = vtci_float_rows(job->f, job->n * m->n_tokens, m->d);
-    vtci_gemm g = vtci_linear_of(vtci_batch_part(job->features, job->first, job->n),
-                                 &m->w->visual_proj, NULL, vtci_rows_split(f, m->n_tokens));
+    vtci_gemm g = vtci_layer_product(vtci_batch_part(job->features, job->first, job->n),
+                                     &m->w->visual_proj, NULL, vtci_rows_split(f, m->n_tokens));
 
     g.residual = vtci_rows_of(&m->w->pos_embed);
     vtci_step_gemm(steps, g);

@@ -464,11 +464,6 @@ static void run_block(struct job *job, vtci_steps *steps, size_t first)
         finish_item(&at, steps, i);
 }
 
-static float *take(vtci_arena *arena, size_t n_rows, size_t n_cols)
-{
-    return vtci_take(arena, vtci_mul(n_rows, n_cols), sizeof(float));
-}
-
 static void lay_out(vtci_arena *arena, const vtci_call *call, struct job *job)
 {
     vtci_perceiver *model = &job->model;
@@ -476,16 +471,16 @@ static void lay_out(vtci_arena *arena, const vtci_call *call, struct job *job)
 
     if (!model->is_prepared)
         vtci_perceiver_take_first(arena, model);
-    job->media = take(arena, vtci_mul(items, job->n_tokens), model->d);
-    job->kv = take(arena, vtci_mul(items, vtci_add(job->n_tokens, model->m)),
-                   vtci_mul(job->group, 2 * model->inner));
-    job->z = take(arena, rows, model->d);
-    job->attended = take(arena, rows, model->d);
-    job->u = take(arena, rows, model->d);
-    job->q = take(arena, rows, model->inner);
-    job->heads = take(arena, rows, model->inner);
-    job->hidden = take(arena, rows, model->hidden);
-    job->gain = take(arena, 2, model->d);
+    job->media = vtci_take_matrix(arena, vtci_mul(items, job->n_tokens), model->d);
+    job->kv = vtci_take_matrix(arena, vtci_mul(items, vtci_add(job->n_tokens, model->m)),
+                               vtci_mul(job->group, 2 * model->inner));
+    job->z = vtci_take_matrix(arena, rows, model->d);
+    job->attended = vtci_take_matrix(arena, rows, model->d);
+    job->u = vtci_take_matrix(arena, rows, model->d);
+    job->q = vtci_take_matrix(arena, rows, model->inner);
+    job->heads = vtci_take_matrix(arena, rows, model->inner);
+    job->hidden = vtci_take_matrix(arena, rows, model->hidden);
+    job->gain = vtci_take_matrix(arena, 2, model->d);
     job->slices =
         vtci_take_slices(arena, call, vtci_mul(model->d, sizeof(float)), &job->slice_stride);
 }

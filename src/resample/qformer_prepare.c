@@ -16,11 +16,6 @@ bool vtci_qformer_is_constant(const vtci_qformer *m, size_t layer)
 
 /* ---- layout ---------------------------------------------------------------------------------- */
 
-static float *take_floats(vtci_arena *arena, size_t n_rows, size_t n_cols)
-{
-    return vtci_take(arena, vtci_mul(n_rows, n_cols), sizeof(float));
-}
-
 /* The dtype that matrices have in common, else F32. */
 static vtc_dtype common_dtype(vtc_dtype dtype, const vtc_qformer_attention *a, bool with_query)
 {
@@ -49,14 +44,14 @@ void vtci_qformer_lay_out(vtci_arena *arena, const vtci_qformer *m, vtci_qformer
             dtype = common_dtype(dtype, &m->w->layers[i].cross, false);
     object->given = true;
     if (takes_text) {
-        object->queries = take_floats(arena, m->n_queries, m->d);
-        object->qkv = take_floats(arena, m->n_queries, vtci_mul(3, m->d));
+        object->queries = vtci_take_matrix(arena, m->n_queries, m->d);
+        object->qkv = vtci_take_matrix(arena, m->n_queries, vtci_mul(3, m->d));
     } else {
-        object->rows = take_floats(arena, m->n_queries, m->d);
-        object->query = take_floats(arena, m->n_queries, m->d);
+        object->rows = vtci_take_matrix(arena, m->n_queries, m->d);
+        object->query = vtci_take_matrix(arena, m->n_queries, m->d);
     }
     object->kv = take_stack(arena, dtype, m->n_kv, m->n_image_cols);
-    object->kv_bias = take_floats(arena, 1, m->n_kv);
+    object->kv_bias = vtci_take_matrix(arena, 1, m->n_kv);
     if (!vtc_tensor_is_absent(&m->w->projection.weight))
         object->projection = vtci_packed_take(arena, &m->w->projection.weight);
     object->layers = *arena;
@@ -72,7 +67,7 @@ static void lay_out_attentions(vtci_arena *arena, const vtci_qformer *m, size_t 
         const vtc_dtype dtype = common_dtype((vtc_dtype)0, &layer->self, true);
 
         object->qkv = take_stack(arena, dtype, vtci_mul(3, m->d), m->d);
-        object->qkv_bias = take_floats(arena, 3, m->d);
+        object->qkv_bias = vtci_take_matrix(arena, 3, m->d);
         object->output = vtci_packed_take(arena, &layer->self.output.weight);
     }
     if (!vtci_qformer_reads_image(layer))

@@ -21,10 +21,13 @@ static vtc_status open_gated(run *r, struct gated *g)
     memset(g, 0, sizeof(*g));
     g->params = defaults;
     g->params.heads = case_size(r->c, "heads");
-    g->params.eps = (float)case_double(r->c, "eps");
-    g->params.rule = case_flag(r->c, "only_attend_immediate_media") ? VTC_MEDIA_IMMEDIATE
-                                                                    : VTC_MEDIA_ALL_PREVIOUS;
-    g->params.cached_media = case_flag(r->c, "use_cached_media");
+    if (case_has_param(r->c, "eps"))
+        g->params.eps = (float)case_double(r->c, "eps");
+    if (case_has_param(r->c, "only_attend_immediate_media") &&
+        !case_flag(r->c, "only_attend_immediate_media"))
+        g->params.rule = VTC_MEDIA_ALL_PREVIOUS;
+    if (case_has_param(r->c, "use_cached_media"))
+        g->params.cached_media = case_flag(r->c, "use_cached_media");
     TRY(run_model_weights(r, &vtc_gated_xattn_table, "", &g->weights));
     g->x = run_input(r, "in.x");
     g->media = run_input(r, "in.media");

@@ -14,14 +14,15 @@ struct layer {
 
 static vtc_status open_layer(run *r, struct layer *l)
 {
-    static const char *const variants[] = { "", "gate_proj", "gate", "fused", NULL };
+    static const char *const variants[] = { "", "gate_proj", "gate", "fused" };
     const vtc_hyper_attention_params params = VTC_HYPER_ATTENTION_PARAMS_INIT;
     char prefix[128];
 
     l->params = params;
     l->params.n_heads = case_size(r->c, "num_heads");
-    if (case_has_param(r->c, "variant"))
-        l->params.variant = (vtc_hyper_variant)case_choice(r->c, "variant", variants);
+    for (int v = VTC_HYPER_GATE_PROJ; v <= VTC_HYPER_FUSED; v++)
+        if (strcmp(r->c->variant, variants[v]) == 0)
+            l->params.variant = (vtc_hyper_variant)v;
     if (case_has_param(r->c, "rms_eps"))
         l->params.eps = (float)case_double(r->c, "rms_eps");
     if (case_has_param(r->c, "rope_theta"))

@@ -23,7 +23,7 @@ static vtc_status bind(run *r, struct model *m)
         stem = "model.connector.";
     m->params.n_heads = case_size(r->c, "heads");
     m->params.n_kv_heads = case_size(r->c, "kv_heads");
-    m->params.eps = (float)case_double(r->c, "eps");
+    m->params.eps = case_has_param(r->c, "eps") ? (float)case_double(r->c, "eps") : 1e-6f;
     m->weights.layers = m->layers;
     m->weights.n_layers = case_size(r->c, "depth");
     if (m->weights.n_layers > MAX_LAYERS) {

@@ -26,7 +26,8 @@ static vtc_status open_perceiver(run *r, const vtc_weight_table *table, struct p
     memset(p, 0, sizeof(*p));
     p->params = defaults;
     p->params.heads = case_size(r->c, "heads");
-    p->params.eps = (float)case_double(r->c, "eps");
+    if (case_has_param(r->c, "eps"))
+        p->params.eps = (float)case_double(r->c, "eps");
     p->weights.layers = p->layers;
     p->weights.n_layers = case_size(r->c, "depth");
     if (p->weights.n_layers > MAX_LAYERS) {

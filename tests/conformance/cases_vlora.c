@@ -130,8 +130,10 @@ static vtc_status llama_block(run *r)
     if (masked)
         mask = run_input(r, "in.key_mask");
     params.n_heads = case_size(r->c, "num_heads");
-    params.eps = (float)case_double(r->c, "rms_eps");
-    params.rope_theta = (float)case_double(r->c, "rope_theta");
+    if (case_has_param(r->c, "rms_eps"))
+        params.eps = (float)case_double(r->c, "rms_eps");
+    if (case_has_param(r->c, "rope_theta"))
+        params.rope_theta = (float)case_double(r->c, "rope_theta");
     run_prefix(r, "input_layernorm.weight", prefix, sizeof(prefix));
     TRY(run_weights(r, &vtc_vlora_block_table, prefix, &weights));
     out = run_output(r, "out.hidden", hidden.rank, hidden.dim);
