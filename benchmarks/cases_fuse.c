@@ -118,43 +118,46 @@ static void run_block(bench_set *set)
 
 /* ---- its attention --------------------------------------------------------------------------- */
 
-enum { N_TEXT = 1024, N_KEYS = 4 * N_PER_ITEM };
+struct core_shape {
+    size_t n_heads, n_channels, n_text, n_keys;
+};
 
 struct core {
     vtci_call call;
     vtci_attention attention;
 };
 
-static vtci_heads heads_of(const vtc_tensor *t, size_t first)
+static vtci_heads heads_of(const vtc_tensor *t, const struct core_shape *shape, size_t first)
 {
     vtci_rows rows = vtci_rows_of(t);
 
     rows.data += first * sizeof(float);
-    rows.n_cols = INNER;
-    return vtci_heads_of_rows(&rows, HEADS);
+    rows.n_cols = shape->n_heads * shape->n_channels;
+    return vtci_heads_of_rows(&rows, shape->n_heads);
 }
 
-/* Text that sees four images. The limit: one large product of as many operations. */
+/* Text that sees all media. The limit: one large product of as many operations. */
 static void set_up_core(bench_set *set, const void *argument)
 {
+    const struct core_shape *shape = argument;
+    const size_t inner = shape->n_heads * shape->n_channels;
     struct core *c = set->state = bench_zeros(set, sizeof(*c));
-    const vtc_tensor q = bench_random_2d(set, VTC_F32, N_TEXT, INNER);
-    const vtc_tensor kv = bench_random_2d(set, VTC_F32, N_KEYS, 2 * INNER);
-    const vtc_tensor y = bench_random_2d(set, VTC_F32, N_TEXT, INNER);
+    const vtc_tensor q = bench_random_2d(set, VTC_F32, shape->n_text, inner);
+    const vtc_tensor kv = bench_random_2d(set, VTC_F32, shape->n_keys, 2 * inner);
+    const vtc_tensor y = bench_random_2d(set, VTC_F32, shape->n_text, inner);
     vtci_arena arena = { NULL, 0, false };
 
-    (void)argument;
     bench_must(vtci_begin(&c->call, "attention", &set->exec));
-    c->attention.q = heads_of(&q, 0);
-    c->attention.k = heads_of(&kv, 0);
-    c->attention.v = heads_of(&kv, INNER);
-    c->attention.y = heads_of(&y, 0);
-    c->attention.scale = 1.0f / sqrtf((float)(INNER / HEADS));
+    c->attention.q = heads_of(&q, shape, 0);
+    c->attention.k = heads_of(&kv, shape, 0);
+    c->attention.v = heads_of(&kv, shape, inner);
+    c->attention.y = heads_of(&y, shape, 0);
+    c->attention.scale = 1.0f / sqrtf((float)shape->n_channels);
     vtci_attention_lay_out(&arena, &c->call, &c->attention);
     bench_scratch(set, arena.used);
     arena = (vtci_arena){ set->exec.scratch, 0, false };
     vtci_attention_lay_out(&arena, &c->call, &c->attention);
-    bench_limit_product(set, 1, N_TEXT, INNER, 2 * N_KEYS, false);
+    bench_limit_product(set, 1, shape->n_text, inner, 2 * shape->n_keys, false);
 }
 
 static void run_core(bench_set *set)
@@ -172,6 +175,8 @@ static const struct shape few_bf16 = { VTC_BF16, 32, 1, true };
 static const struct shape decode_f32 = { VTC_F32, 1, 1, false };
 static const struct shape decode_raw = { VTC_BF16, 1, 1, false };
 static const struct shape decode = { VTC_BF16, 1, 1, true };
+static const struct core_shape four_images = { HEADS, INNER / HEADS, 1024, 4 * N_PER_ITEM };
+static const struct core_shape size_7b = { 32, 128, 64, 729 };
 
 /* The decoder's layers run between two blocks: weights come from main memory. */
 enum { COLD = true };
@@ -186,6 +191,8 @@ const bench_case bench_fuse_cases[] = {
     { "fuse/gated_xattn_1x4096_raw_f32", set_up_block, run_block, &decode_f32, COLD, 0.0 },
     { "fuse/gated_xattn_1x4096_raw_bf16", set_up_block, run_block, &decode_raw, COLD, 0.0 },
     { "fuse/gated_xattn_1x4096_bf16", set_up_block, run_block, &decode, COLD, 0.0 },
-    { "fuse/gated_xattn_attention_8x1024x256x64", set_up_core, run_core, NULL, false, RATE_50 },
+    { "fuse/gated_xattn_attention_8x1024x256x64", set_up_core, run_core, &four_images, false,
+      RATE_50 },
+    { "fuse/gated_xattn_attention_32x64x729x128", set_up_core, run_core, &size_7b, false, RATE_50 },
     { NULL, NULL, NULL, NULL, false, 0.0 },
 };

@@ -577,7 +577,7 @@ static void an_output_on_an_object_is_refused(void **state)
     y = r.y;
     y.data = (char *)prepared.data + prepared.bytes / 2;
     assert_failed(&r.log, vtc_perceiver(&k.params, &r.m.weights, &prepared, &r.x, &y, &r.exec),
-                  VTC_ERR_OVERLAP, "y overlaps prepared");
+                  VTC_ERR_OVERLAP, "y overlaps the prepared object");
     guard_free(prepared.data);
     close_refusal(&r);
 }

@@ -3,6 +3,7 @@
 
 #include "../../include/vtc/vtc.h"
 #include "../kernels/kernels.h"
+#include "tensor.h"
 
 #include <string.h>
 
@@ -123,5 +124,16 @@ vtc_status vtci_prepared_open(const vtci_call *call, const vtc_prepared *prepare
                  "prepared has %zu bytes of an object of %llu", prepared->bytes,
                  (unsigned long long)got.bytes);
     *arena = arena_at(prepared->data);
+    return VTC_OK;
+}
+
+vtc_status vtci_prepared_check_apart(const vtci_call *call, const char *name, const vtc_tensor *t,
+                                     const vtc_prepared *prepared)
+{
+    VTCI_REQUIRE(call,
+                 call->query || prepared == NULL ||
+                     !vtci_ranges_meet(t->data, vtci_span_bytes(t), prepared->data,
+                                       prepared->bytes),
+                 VTC_ERR_OVERLAP, "%s overlaps the prepared object", name);
     return VTC_OK;
 }

@@ -54,4 +54,9 @@ void vtci_prepared_seal(const vtc_prepared *prepared, const vtci_prepared_key *k
 VTC_NODISCARD vtc_status vtci_prepared_open(const vtci_call *call, const vtc_prepared *prepared,
                                             const vtci_prepared_key *key, vtci_arena *arena);
 
+/* VTC_ERR_OVERLAP when output `t` shares memory with the object. No object, or a query: VTC_OK. */
+VTC_NODISCARD vtc_status vtci_prepared_check_apart(const vtci_call *call, const char *name,
+                                                   const vtc_tensor *t,
+                                                   const vtc_prepared *prepared);
+
 #endif

@@ -117,10 +117,7 @@ static vtc_status open_prepared(const vtci_call *call, const vtc_prepared *prepa
     vtci_arena arena;
 
     VTCI_TRY(vtci_prepared_open(call, prepared, &key, &arena));
-    VTCI_REQUIRE(call,
-                 call->query || !vtci_ranges_meet(y->data, vtci_span_bytes(y), prepared->data,
-                                                  prepared->bytes),
-                 VTC_ERR_OVERLAP, "y overlaps prepared");
+    VTCI_TRY(vtci_prepared_check_apart(call, "y", y, prepared));
     take_packed(&arena, model);
     return VTC_OK;
 }

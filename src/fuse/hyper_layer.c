@@ -270,10 +270,7 @@ vtc_status vtci_hyper_check_apart(const vtci_call *call, const vtci_hyper_layer 
 
     if (call->query)
         return VTC_OK;
-    VTCI_REQUIRE(call,
-                 prepared == NULL ||
-                     !vtci_ranges_meet(output->data, bytes, prepared->data, prepared->bytes),
-                 VTC_ERR_OVERLAP, "%s overlaps prepared", name);
+    VTCI_TRY(vtci_prepared_check_apart(call, name, output, prepared));
     return vtci_check_weights_apart(call, "", &vtc_hyper_attention_table, layer->w, name,
                                     output->data, bytes);
 }

@@ -19,6 +19,7 @@
  */
 #include "vlora_model.h"
 
+#include "../base/prepared.h"
 #include "../linalg/rows.h"
 
 #include <math.h>
@@ -85,11 +86,7 @@ static vtc_status open_job(const vtci_call *call, const vtc_vlora_params *params
     VTCI_REQUIRE(call, (a->rank == 5) == (features->rank > 2), VTC_ERR_SHAPE,
                  "features have rank %d, a has rank %d", features->rank, a->rank);
     VTCI_TRY(vtci_check_apart(call, "a", a, "features", features));
-    VTCI_REQUIRE(call,
-                 call->query || prepared == NULL ||
-                     !vtci_ranges_meet(a->data, vtci_span_bytes(a), prepared->data,
-                                       prepared->bytes),
-                 VTC_ERR_OVERLAP, "a overlaps prepared");
+    VTCI_TRY(vtci_prepared_check_apart(call, "a", a, prepared));
 
     const size_t size = vtc_dtype_size(a->dtype), *stride = a->stride + (a->rank == 5);
 

@@ -143,11 +143,7 @@ static vtc_status open_prepared(const vtci_call *call, vtci_chain *chain, const 
     if (prepared == NULL)
         return VTC_OK;
     VTCI_TRY(vtci_prepared_open(call, prepared, &key, &chain->packed));
-    VTCI_REQUIRE(call,
-                 !vtci_ranges_meet(prepared->data, prepared->data == NULL ? 0 : prepared->bytes,
-                                   y->data, y->data == NULL ? 0 : vtci_span_bytes(y)),
-                 VTC_ERR_OVERLAP, "y overlaps the prepared object");
-    return VTC_OK;
+    return vtci_prepared_check_apart(call, "y", y, prepared);
 }
 
 static vtc_status lay_out_prepared(const vtci_call *call, const vtci_chain *chain,

@@ -458,11 +458,7 @@ static vtc_status open_job(const vtci_call *call, const vtc_idefics2_params *par
                  job->y.n_cols, job->m.n_latents, job->m.d);
     VTCI_REQUIRE(call, job->x.n_rows <= INT32_MAX, VTC_ERR_OVERFLOW, "%zu patches exceed int32",
                  job->x.n_rows);
-    VTCI_REQUIRE(call,
-                 call->query || prepared == NULL ||
-                     !vtci_ranges_meet(tokens->data, vtci_span_bytes(tokens), prepared->data,
-                                       prepared->bytes),
-                 VTC_ERR_OVERLAP, "tokens overlaps the prepared object");
+    VTCI_TRY(vtci_prepared_check_apart(call, "tokens", tokens, prepared));
     return vtci_check_gemm(call, vtci_add(job->x.n_rows, job->m.n_latents), job->m.d, 1);
 }
 

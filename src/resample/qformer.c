@@ -147,11 +147,7 @@ static vtc_status check_apart(const vtci_call *call, const char *name, const vtc
     for (size_t i = 0; i < sizeof(inputs) / sizeof(*inputs); i++)
         if (inputs[i].t != NULL)
             VTCI_TRY(vtci_check_apart(call, name, out, inputs[i].name, inputs[i].t));
-    VTCI_REQUIRE(call,
-                 call->query || prepared == NULL ||
-                     !vtci_ranges_meet(out->data, vtci_span_bytes(out), prepared->data,
-                                       prepared->bytes),
-                 VTC_ERR_OVERLAP, "%s overlaps the prepared object", name);
+    VTCI_TRY(vtci_prepared_check_apart(call, name, out, prepared));
     return VTC_OK;
 }
 

@@ -466,11 +466,7 @@ static vtc_status open_job(const vtci_call *call, const vtc_resampler_params *pa
     VTCI_TRY(check_groups(job));
     VTCI_TRY(check_tokens(job, x, tokens));
     VTCI_TRY(check_images_apart(job, tokens));
-    VTCI_REQUIRE(call,
-                 call->query || prepared == NULL ||
-                     !vtci_ranges_meet(tokens->data, vtci_span_bytes(tokens), prepared->data,
-                                       prepared->bytes),
-                 VTC_ERR_OVERLAP, "tokens overlaps the prepared object");
+    VTCI_TRY(vtci_prepared_check_apart(call, "tokens", tokens, prepared));
     job->n_tail = vtci_min(vtci_max(1, job->n_groups),
                            vtci_max(1, TAIL_ROWS / vtci_max(1, job->m.n_queries)));
     return VTC_OK;
