@@ -317,6 +317,8 @@ def perceiver_published():
             z = layer(x, z)
         return norm(z)
 
+    return run
+
 
 def alike_windows():
     """577 tokens of which every other 3x3 window is merged, and the cells of all windows."""
