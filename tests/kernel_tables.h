@@ -1,4 +1,5 @@
-/* kernel_tables.h: what the tests of row kernels share: the tables of this CPU, and lengths. */
+/* kernel_tables.h: what the tests of row kernels share: the tables of this CPU, lengths and rows.
+ */
 #ifndef VTC_TESTS_KERNEL_TABLES_H
 #define VTC_TESTS_KERNEL_TABLES_H
 
@@ -8,6 +9,9 @@
 
 #include <math.h>
 #include <string.h>
+
+/* Errors are counted in units of 2^-24, half an ULP of 1. */
+#define UNIT 0x1p-24
 
 /* All short lengths, then some longer ones. */
 enum { SHORT_LENGTHS = 71, MAX_LENGTH = 4099 };
@@ -21,16 +25,28 @@ static inline size_t length_at(size_t i)
     return i < SHORT_LENGTHS ? i : long_length[i - SHORT_LENGTHS];
 }
 
-/* Runs a check on each table this CPU has. */
-static inline void on_every_table(void (*check)(const vtci_kernels *k))
+/* A fact that holds on each table this CPU has; on_every_table() is its row among the tests. */
+typedef struct table_fact {
+    void (*check)(const vtci_kernels *k);
+} table_fact;
+
+#define on_every_table(fact) test_of_tables(#fact, &(table_fact){ fact })
+
+static inline void check_tables(void **state)
 {
     static const unsigned ladder[] = { 0, VTCI_CPU_AVX2, VTCI_CPU_AVX2 | VTCI_CPU_AVX512,
                                        VTCI_CPU_NEON };
+    const table_fact *fact = *state;
     const unsigned cpu = vtci_cpu_features();
 
     for (size_t i = 0; i < sizeof(ladder) / sizeof(*ladder); i++)
         if ((ladder[i] & cpu) == ladder[i])
-            check(vtci_kernels_for(ladder[i]));
+            fact->check(vtci_kernels_for(ladder[i]));
+}
+
+static inline struct CMUnitTest test_of_tables(const char *name, table_fact *fact)
+{
+    return (struct CMUnitTest){ name, check_tables, NULL, NULL, fact };
 }
 
 static inline uint32_t bits_of(float x)
@@ -53,6 +69,21 @@ static inline float float_of(uint32_t bits)
 static inline bool same_value(float a, float b)
 {
     return isnan(a) || isnan(b) ? isnan(a) && isnan(b) : bits_of(a) == bits_of(b);
+}
+
+static inline void assert_same_row(const char *what, const float *got, const float *want, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (!same_value(got[i], want[i]))
+            fail_msg("%s, length %zu: [%zu] is %a, not %a", what, n, i, (double)got[i],
+                     (double)want[i]);
+}
+
+/* Random floats whose magnitude is about `size`. */
+static inline void fill_scaled(uint64_t *state, float *x, size_t n, float size)
+{
+    for (size_t i = 0; i < n; i++)
+        x[i] = size * rng_f32(state);
 }
 
 #endif

@@ -98,7 +98,7 @@ static void assert_row(const vtci_kernels *k, vtci_activation act, const float *
 enum { ROW = 512 };
 
 /* Every 50021st finite float, of both signs. */
-static void check_all_sizes(const vtci_kernels *k)
+static void errors_stay_within_the_stated_bounds_over_all_floats(const vtci_kernels *k)
 {
     float x[ROW], y[ROW];
 
@@ -116,14 +116,8 @@ static void check_all_sizes(const vtci_kernels *k)
     }
 }
 
-static void errors_stay_within_the_stated_bounds_over_all_floats(void **state)
-{
-    (void)state;
-    on_every_table(check_all_sizes);
-}
-
 /* Even steps where the functions bend. */
-static void check_middle(const vtci_kernels *k)
+static void errors_stay_within_the_stated_bounds_around_zero(const vtci_kernels *k)
 {
     float x[ROW], y[ROW];
 
@@ -137,13 +131,7 @@ static void check_middle(const vtci_kernels *k)
     }
 }
 
-static void errors_stay_within_the_stated_bounds_around_zero(void **state)
-{
-    (void)state;
-    on_every_table(check_middle);
-}
-
-static void check_special(const vtci_kernels *k)
+static void nan_stays_and_infinities_go_where_the_formula_sends_them(const vtci_kernels *k)
 {
     static const bool is_gate[VTCI_N_ACTIVATIONS] = { [VTCI_ACT_GELU_ERF] = true,
                                                       [VTCI_ACT_GELU_TANH] = true,
@@ -168,15 +156,9 @@ static void check_special(const vtci_kernels *k)
     }
 }
 
-static void nan_stays_and_infinities_go_where_the_formula_sends_them(void **state)
-{
-    (void)state;
-    on_every_table(check_special);
-}
-
 /* ---- rows ------------------------------------------------------------------------------------ */
 
-static void check_bias(const vtci_kernels *k)
+static void bias_is_added_first_and_rows_may_be_replaced(const vtci_kernels *k)
 {
     static float x[MAX_LENGTH], bias[MAX_LENGTH], sum[MAX_LENGTH], want[MAX_LENGTH], y[MAX_LENGTH];
     uint64_t seed = 1;
@@ -198,13 +180,7 @@ static void check_bias(const vtci_kernels *k)
         }
 }
 
-static void bias_is_added_first_and_rows_may_be_replaced(void **state)
-{
-    (void)state;
-    on_every_table(check_bias);
-}
-
-static void check_alignment(const vtci_kernels *k)
+static void bits_do_not_depend_on_alignment(const vtci_kernels *k)
 {
     float x[16 + 77], y[16 + 77], want[77];
     uint64_t seed = 2;
@@ -220,14 +196,8 @@ static void check_alignment(const vtci_kernels *k)
     }
 }
 
-static void bits_do_not_depend_on_alignment(void **state)
-{
-    (void)state;
-    on_every_table(check_alignment);
-}
-
 /* A lane's bits must not depend on its place in the row: tiles cut rows anywhere. */
-static void check_places(const vtci_kernels *k)
+static void bits_do_not_depend_on_the_place_in_the_row(const vtci_kernels *k)
 {
     float x[40], y[40];
 
@@ -239,12 +209,6 @@ static void check_places(const vtci_kernels *k)
             for (size_t i = 1; i < n; i++)
                 assert_true(same_value(y[i], y[0]));
         }
-}
-
-static void bits_do_not_depend_on_the_place_in_the_row(void **state)
-{
-    (void)state;
-    on_every_table(check_places);
 }
 
 static void run_guarded(const vtci_kernels *k, size_t n, void *(*alloc)(size_t bytes))
@@ -260,7 +224,7 @@ static void run_guarded(const vtci_kernels *k, size_t n, void *(*alloc)(size_t b
     guard_free(y);
 }
 
-static void check_guarded(const vtci_kernels *k)
+static void no_activation_leaves_its_rows(const vtci_kernels *k)
 {
     for (size_t n = 0; n < 70; n++) {
         run_guarded(k, n, guard_alloc);
@@ -268,22 +232,16 @@ static void check_guarded(const vtci_kernels *k)
     }
 }
 
-static void no_activation_leaves_its_rows(void **state)
-{
-    (void)state;
-    on_every_table(check_guarded);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(errors_stay_within_the_stated_bounds_over_all_floats),
-        cmocka_unit_test(errors_stay_within_the_stated_bounds_around_zero),
-        cmocka_unit_test(nan_stays_and_infinities_go_where_the_formula_sends_them),
-        cmocka_unit_test(bias_is_added_first_and_rows_may_be_replaced),
-        cmocka_unit_test(bits_do_not_depend_on_alignment),
-        cmocka_unit_test(bits_do_not_depend_on_the_place_in_the_row),
-        cmocka_unit_test(no_activation_leaves_its_rows),
+        on_every_table(errors_stay_within_the_stated_bounds_over_all_floats),
+        on_every_table(errors_stay_within_the_stated_bounds_around_zero),
+        on_every_table(nan_stays_and_infinities_go_where_the_formula_sends_them),
+        on_every_table(bias_is_added_first_and_rows_may_be_replaced),
+        on_every_table(bits_do_not_depend_on_alignment),
+        on_every_table(bits_do_not_depend_on_the_place_in_the_row),
+        on_every_table(no_activation_leaves_its_rows),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -4,7 +4,7 @@
 
 enum { ALL_16 = 1 << 16 };
 
-static void check_widening(const vtci_kernels *k)
+static void all_16_bit_patterns_survive_the_round_trip(const vtci_kernels *k)
 {
     static uint16_t in[ALL_16], back[ALL_16];
     static float out[ALL_16];
@@ -25,12 +25,6 @@ static void check_widening(const vtci_kernels *k)
     }
 }
 
-static void all_16_bit_patterns_survive_the_round_trip(void **state)
-{
-    (void)state;
-    on_every_table(check_widening);
-}
-
 static void assert_narrowed(const char *name, const float *x, const uint16_t *f16,
                             const uint16_t *bf16, size_t n)
 {
@@ -44,7 +38,7 @@ static void assert_narrowed(const char *name, const float *x, const uint16_t *f1
     }
 }
 
-static void check_narrowing(const vtci_kernels *k)
+static void narrowing_rounds_random_bits_to_nearest(const vtci_kernels *k)
 {
     enum { N = 4096, ROUNDS = 40 };
     static float x[N];
@@ -65,14 +59,8 @@ static void check_narrowing(const vtci_kernels *k)
     }
 }
 
-static void narrowing_rounds_random_bits_to_nearest(void **state)
-{
-    (void)state;
-    on_every_table(check_narrowing);
-}
-
 /* Half way between neighbours and one float to either side, from every finite 16-bit value. */
-static void check_halfway(const vtci_kernels *k)
+static void narrowing_takes_ties_to_even(const vtci_kernels *k)
 {
     static float x[6];
     uint16_t f16[6], bf16[6];
@@ -92,13 +80,7 @@ static void check_halfway(const vtci_kernels *k)
     }
 }
 
-static void narrowing_takes_ties_to_even(void **state)
-{
-    (void)state;
-    on_every_table(check_halfway);
-}
-
-static void check_conversion_lengths(const vtci_kernels *k)
+static void conversions_work_at_every_length(const vtci_kernels *k)
 {
     static uint16_t in[MAX_LENGTH], out[MAX_LENGTH + 1];
     static float wide[MAX_LENGTH + 1];
@@ -118,12 +100,6 @@ static void check_conversion_lengths(const vtci_kernels *k)
         assert_memory_equal(out, in, n * sizeof(*in));
         assert_true(wide[n] == 17.0f && out[n] == 17);
     }
-}
-
-static void conversions_work_at_every_length(void **state)
-{
-    (void)state;
-    on_every_table(check_conversion_lengths);
 }
 
 /* ---- combinations ---------------------------------------------------------------------------- */
@@ -165,7 +141,7 @@ static void check_narrow_at(const vtci_kernels *k, combine *of_floats, combine_n
                      (double)y[i], (double)want[i]);
 }
 
-static void check_narrow(const vtci_kernels *k)
+static void narrow_rows_combine_to_the_bits_of_widened_ones(const vtci_kernels *k)
 {
     static const size_t n_rows[] = { 1, 2, 4, MAX_ROWS };
     uint64_t seed = 12;
@@ -188,13 +164,7 @@ static void check_narrow(const vtci_kernels *k)
             }
 }
 
-static void narrow_rows_combine_to_the_bits_of_widened_ones(void **state)
-{
-    (void)state;
-    on_every_table(check_narrow);
-}
-
-static void check_no_rows(const vtci_kernels *k)
+static void no_narrow_rows_give_zeros_or_change_nothing(const vtci_kernels *k)
 {
     float y[3] = { 1.0f, 2.0f, 3.0f };
 
@@ -206,21 +176,15 @@ static void check_no_rows(const vtci_kernels *k)
     assert_true(y[0] == 0.0f && y[1] == 0.0f && y[2] == 0.0f);
 }
 
-static void no_narrow_rows_give_zeros_or_change_nothing(void **state)
-{
-    (void)state;
-    on_every_table(check_no_rows);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(all_16_bit_patterns_survive_the_round_trip),
-        cmocka_unit_test(narrowing_rounds_random_bits_to_nearest),
-        cmocka_unit_test(narrowing_takes_ties_to_even),
-        cmocka_unit_test(conversions_work_at_every_length),
-        cmocka_unit_test(narrow_rows_combine_to_the_bits_of_widened_ones),
-        cmocka_unit_test(no_narrow_rows_give_zeros_or_change_nothing),
+        on_every_table(all_16_bit_patterns_survive_the_round_trip),
+        on_every_table(narrowing_rounds_random_bits_to_nearest),
+        on_every_table(narrowing_takes_ties_to_even),
+        on_every_table(conversions_work_at_every_length),
+        on_every_table(narrow_rows_combine_to_the_bits_of_widened_ones),
+        on_every_table(no_narrow_rows_give_zeros_or_change_nothing),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

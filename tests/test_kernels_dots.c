@@ -1,8 +1,6 @@
 /* All products of rows with rows, on every table of row kernels. */
 #include "kernel_tables.h"
 
-#define UNIT 0x1p-24
-
 /* Rows of n_segments pieces of n floats, `step` apart, each row ending at unreadable memory. */
 struct dots {
     size_t n_segments, n, x_step, z_step;
@@ -82,7 +80,7 @@ static void check_dots_bits(const vtci_kernels *k, struct dots *d)
         }
 }
 
-static void check_dots(const vtci_kernels *k)
+static void dots_are_near_the_double_sums_wherever_a_pair_stands(const vtci_kernels *k)
 {
     uint64_t seed = 20;
 
@@ -100,16 +98,10 @@ static void check_dots(const vtci_kernels *k)
         }
 }
 
-static void dots_are_near_the_double_sums_wherever_a_pair_stands(void **state)
-{
-    (void)state;
-    on_every_table(check_dots);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(dots_are_near_the_double_sums_wherever_a_pair_stands),
+        on_every_table(dots_are_near_the_double_sums_wherever_a_pair_stands),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,8 +1,6 @@
 /* Every table's row sums, row products and depthwise combination, against loops in double. */
 #include "kernel_tables.h"
 
-#define UNIT 0x1p-24
-
 enum { MAX_TAPS = 9 };
 
 static float x[MAX_TAPS][MAX_LENGTH], w[MAX_TAPS][MAX_LENGTH];
@@ -20,7 +18,7 @@ static void fill_rows(uint64_t *seed, size_t n)
 
 /* ---- add and multiply ------------------------------------------------------------------------ */
 
-static void check_pairs(const vtci_kernels *k)
+static void add_and_multiply_round_once(const vtci_kernels *k)
 {
     static float sum[MAX_LENGTH], product[MAX_LENGTH], y[MAX_LENGTH];
     uint64_t seed = 1;
@@ -46,12 +44,6 @@ static void check_pairs(const vtci_kernels *k)
     }
 }
 
-static void add_and_multiply_round_once(void **state)
-{
-    (void)state;
-    on_every_table(check_pairs);
-}
-
 /* ---- a weight for each element --------------------------------------------------------------- */
 
 static void check_combine_at(const vtci_kernels *k, size_t n_rows, size_t n, const float *bias)
@@ -72,7 +64,7 @@ static void check_combine_at(const vtci_kernels *k, size_t n_rows, size_t n, con
     }
 }
 
-static void check_combine_each(const vtci_kernels *k)
+static void combine_each_is_the_sum_of_products(const vtci_kernels *k)
 {
     static float bias[MAX_LENGTH];
     uint64_t seed = 2;
@@ -84,12 +76,6 @@ static void check_combine_each(const vtci_kernels *k)
             check_combine_at(k, n_rows, length_at(i), NULL);
             check_combine_at(k, n_rows, length_at(i), bias);
         }
-}
-
-static void combine_each_is_the_sum_of_products(void **state)
-{
-    (void)state;
-    on_every_table(check_combine_each);
 }
 
 /* ---- memory ---------------------------------------------------------------------------------- */
@@ -108,7 +94,7 @@ static void run_guarded(const vtci_kernels *k, size_t n, void *(*alloc)(size_t b
     guard_free(out);
 }
 
-static void check_guarded(const vtci_kernels *k)
+static void no_kernel_leaves_its_rows(const vtci_kernels *k)
 {
     for (size_t n = 0; n < 140; n++) {
         run_guarded(k, n, guard_alloc);
@@ -116,18 +102,12 @@ static void check_guarded(const vtci_kernels *k)
     }
 }
 
-static void no_kernel_leaves_its_rows(void **state)
-{
-    (void)state;
-    on_every_table(check_guarded);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(add_and_multiply_round_once),
-        cmocka_unit_test(combine_each_is_the_sum_of_products),
-        cmocka_unit_test(no_kernel_leaves_its_rows),
+        on_every_table(add_and_multiply_round_once),
+        on_every_table(combine_each_is_the_sum_of_products),
+        on_every_table(no_kernel_leaves_its_rows),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

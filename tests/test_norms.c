@@ -1,12 +1,6 @@
-/*
- * Every table's norms against their formulas in double: odd lengths, rows far from zero, constant
- * rows, in place, at the edge of readable memory.
- *
- * Errors are counted in units of 2^-24, half an ULP of 1.
- */
+/* Every table's norms against their formulas in double: odd lengths, rows far from zero, constant
+ * rows, in place, at the edge of readable memory. */
 #include "kernel_tables.h"
-
-#define UNIT 0x1p-24
 
 static float x[MAX_LENGTH], w[MAX_LENGTH], b[MAX_LENGTH], y[MAX_LENGTH];
 
@@ -53,7 +47,7 @@ static void check_layer_norm_at(const vtci_kernels *k, size_t n, float eps)
     assert_layer_norm(k, w, NULL, eps, n);
 }
 
-static void check_layer_norm(const vtci_kernels *k)
+static void layer_norm_is_near_the_double_result(const vtci_kernels *k)
 {
     static const float middle[] = { 0.0f, 1.0f, -1000.0f, 3e7f, 0.0f, 0.0f, 1e-3f };
     static const float spread[] = { 1.0f, 0.1f, 0.01f, 1e3f, 1e15f, 1e-15f, 1e-3f };
@@ -67,14 +61,8 @@ static void check_layer_norm(const vtci_kernels *k)
         }
 }
 
-static void layer_norm_is_near_the_double_result(void **state)
-{
-    (void)state;
-    on_every_table(check_layer_norm);
-}
-
 /* One value far from all others: the first, around which the first pass sums, or another. */
-static void check_outlier(const vtci_kernels *k)
+static void an_outlier_does_not_spoil_the_statistics(const vtci_kernels *k)
 {
     uint64_t seed = 2;
 
@@ -86,13 +74,7 @@ static void check_outlier(const vtci_kernels *k)
         }
 }
 
-static void an_outlier_does_not_spoil_the_statistics(void **state)
-{
-    (void)state;
-    on_every_table(check_outlier);
-}
-
-static void check_constant(const vtci_kernels *k)
+static void a_constant_row_gives_the_bias_exactly(const vtci_kernels *k)
 {
     static const float constants[] = { 0.0f, 1.0f, -0.1f, 1234.567f, 3e-30f, 1e30f, 3e38f };
     uint64_t seed = 3;
@@ -108,12 +90,6 @@ static void check_constant(const vtci_kernels *k)
             k->layer_norm(y, x, w, b, 1e-6f, n);
             assert_memory_equal(y, b, n * sizeof(*y));
         }
-}
-
-static void a_constant_row_gives_the_bias_exactly(void **state)
-{
-    (void)state;
-    on_every_table(check_constant);
 }
 
 /* ---- RMSNorm --------------------------------------------------------------------------------- */
@@ -137,7 +113,7 @@ static void check_rms_norm_at(const vtci_kernels *k, float offset, float eps, si
     }
 }
 
-static void check_rms_norm(const vtci_kernels *k)
+static void rms_norm_is_near_the_double_result(const vtci_kernels *k)
 {
     static const float spread[] = { 1.0f, 1e-3f, 1e-8f, 1e15f };
     uint64_t seed = 4;
@@ -150,15 +126,9 @@ static void check_rms_norm(const vtci_kernels *k)
         }
 }
 
-static void rms_norm_is_near_the_double_result(void **state)
-{
-    (void)state;
-    on_every_table(check_rms_norm);
-}
-
 /* ---- both ------------------------------------------------------------------------------------ */
 
-static void check_special(const vtci_kernels *k)
+static void nan_and_infinities_are_not_hidden(const vtci_kernels *k)
 {
     static const float special[] = { NAN, INFINITY, -INFINITY };
     uint64_t seed = 5;
@@ -176,13 +146,7 @@ static void check_special(const vtci_kernels *k)
             }
 }
 
-static void nan_and_infinities_are_not_hidden(void **state)
-{
-    (void)state;
-    on_every_table(check_special);
-}
-
-static void check_in_place(const vtci_kernels *k)
+static void rows_may_be_replaced(const vtci_kernels *k)
 {
     static float want[MAX_LENGTH];
     uint64_t seed = 6;
@@ -202,13 +166,7 @@ static void check_in_place(const vtci_kernels *k)
     }
 }
 
-static void rows_may_be_replaced(void **state)
-{
-    (void)state;
-    on_every_table(check_in_place);
-}
-
-static void check_alignment(const vtci_kernels *k)
+static void bits_do_not_depend_on_alignment(const vtci_kernels *k)
 {
     enum { N = 301 };
     float at[N + 16], to[N + 16], want[N];
@@ -229,12 +187,6 @@ static void check_alignment(const vtci_kernels *k)
     }
 }
 
-static void bits_do_not_depend_on_alignment(void **state)
-{
-    (void)state;
-    on_every_table(check_alignment);
-}
-
 static void run_guarded(const vtci_kernels *k, size_t n, void *(*alloc)(size_t bytes))
 {
     float *in = alloc(n * sizeof(float)), *out = alloc(n * sizeof(float));
@@ -247,7 +199,7 @@ static void run_guarded(const vtci_kernels *k, size_t n, void *(*alloc)(size_t b
     guard_free(out);
 }
 
-static void check_guarded(const vtci_kernels *k)
+static void no_norm_leaves_its_rows(const vtci_kernels *k)
 {
     for (size_t n = 0; n < 140; n++) {
         run_guarded(k, n, guard_alloc);
@@ -255,23 +207,17 @@ static void check_guarded(const vtci_kernels *k)
     }
 }
 
-static void no_norm_leaves_its_rows(void **state)
-{
-    (void)state;
-    on_every_table(check_guarded);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(layer_norm_is_near_the_double_result),
-        cmocka_unit_test(an_outlier_does_not_spoil_the_statistics),
-        cmocka_unit_test(a_constant_row_gives_the_bias_exactly),
-        cmocka_unit_test(rms_norm_is_near_the_double_result),
-        cmocka_unit_test(nan_and_infinities_are_not_hidden),
-        cmocka_unit_test(rows_may_be_replaced),
-        cmocka_unit_test(bits_do_not_depend_on_alignment),
-        cmocka_unit_test(no_norm_leaves_its_rows),
+        on_every_table(layer_norm_is_near_the_double_result),
+        on_every_table(an_outlier_does_not_spoil_the_statistics),
+        on_every_table(a_constant_row_gives_the_bias_exactly),
+        on_every_table(rms_norm_is_near_the_double_result),
+        on_every_table(nan_and_infinities_are_not_hidden),
+        on_every_table(rows_may_be_replaced),
+        on_every_table(bits_do_not_depend_on_alignment),
+        on_every_table(no_norm_leaves_its_rows),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

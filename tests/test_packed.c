@@ -82,12 +82,6 @@ static void every_part_of_a_tile_is_the_sum(const vtci_kernels *t)
                                           form / 2 % 2 != 0 });
 }
 
-static void tiles(void **state)
-{
-    (void)state;
-    on_every_table(every_part_of_a_tile_is_the_sum);
-}
-
 /* Rows that do not exist may hold anything. */
 static void rows_that_do_not_exist_are_not_read(const vtci_kernels *t)
 {
@@ -101,12 +95,6 @@ static void rows_that_do_not_exist_are_not_read(const vtci_kernels *t)
     t->gemm_tile(c, 64, a, 1, t->gemm_rows, b, t->gemm_cols, 8, 1, t->gemm_cols, 0);
     for (size_t j = 0; j < t->gemm_cols; j++)
         assert_true(c[j] == 4.0f);
-}
-
-static void lanes(void **state)
-{
-    (void)state;
-    on_every_table(rows_that_do_not_exist_are_not_read);
 }
 
 /* ---- products ----------------------------------------------------------------------------------
@@ -371,8 +359,8 @@ static void sizes_beyond_size_t_are_noticed(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(tiles),
-        cmocka_unit_test(lanes),
+        on_every_table(every_part_of_a_tile_is_the_sum),
+        on_every_table(rows_that_do_not_exist_are_not_read),
         cmocka_unit_test(packed_products_of_1_to_130_rows),
         cmocka_unit_test(packed_products_of_odd_shapes),
         cmocka_unit_test(packed_products_of_any_mix_of_dtypes),

@@ -130,7 +130,7 @@ static void check_stream_at(const vtci_kernels *k, uint64_t *seed, size_t n_rows
         fail_msg("%s: %zu rows of %zu bytes arrive wrong", k->name, n_rows, bytes);
 }
 
-static void check_stream(const vtci_kernels *k)
+static void streamed_rows_arrive_and_nothing_else_changes(const vtci_kernels *k)
 {
     static const size_t n_rows[] = { 0, 1, 2, 31, 32, 33, 70 };
     static const size_t n_bytes[] = { 0, 1, 63, 64, 65, 127, 128, 200, 511, 512, 513, 640, 1130 };
@@ -139,12 +139,6 @@ static void check_stream(const vtci_kernels *k)
     for (size_t i = 0; i < sizeof(n_rows) / sizeof(*n_rows); i++)
         for (size_t b = 0; b < sizeof(n_bytes) / sizeof(*n_bytes); b++)
             check_stream_at(k, &seed, n_rows[i], n_bytes[b]);
-}
-
-static void streamed_rows_arrive_and_nothing_else_changes(void **state)
-{
-    (void)state;
-    on_every_table(check_stream);
 }
 
 /* More rows than one call of the kernel takes. */
@@ -198,7 +192,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_row_arrives_and_nothing_else_changes),
         cmocka_unit_test(rows_move_down_in_the_same_memory),
-        cmocka_unit_test(streamed_rows_arrive_and_nothing_else_changes),
+        on_every_table(streamed_rows_arrive_and_nothing_else_changes),
         cmocka_unit_test(streamed_rows_of_any_number_arrive),
         cmocka_unit_test(large_moves_of_long_rows_stream),
         cmocka_unit_test(tasks_cover_all_units_and_are_never_empty),
