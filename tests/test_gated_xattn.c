@@ -41,11 +41,6 @@ static gated_case make_case(size_t b, size_t l, size_t t, size_t n)
     return k;
 }
 
-static vtc_tensor matrix_of(weight_set *set, size_t n_rows, size_t n_cols)
-{
-    return weight_of(set, 2, (const size_t[]){ n_rows, n_cols });
-}
-
 static void make_model(const gated_case *k, uint64_t seed, model *m)
 {
     const size_t inner = k->params.heads * k->width;

@@ -39,29 +39,19 @@ static vtc_norm rms_norm_of(weight_set *set, size_t n)
     return norm;
 }
 
-static vtc_linear matrix_of(weight_set *set, size_t n_out, size_t n_in)
-{
-    const size_t dim[] = { n_out, n_in };
-    vtc_linear layer = { 0 };
-
-    layer.weight = weight_of(set, 2, dim);
-    return layer;
-}
-
 static vtc_gated_mlp gated_mlp_of(weight_set *set, size_t n_in, size_t n_inner, size_t n_out)
 {
-    const vtc_gated_mlp mlp = { matrix_of(set, n_inner, n_in), matrix_of(set, n_inner, n_in),
-                                matrix_of(set, n_out, n_inner) };
+    const vtc_gated_mlp mlp = { plain_linear_of(set, n_inner, n_in),
+                                plain_linear_of(set, n_inner, n_in),
+                                plain_linear_of(set, n_out, n_inner) };
 
     return mlp;
 }
 
 static void make_weights(scene *s, const shape *z)
 {
-    const size_t latents[] = { z->m, z->d };
-
     s->weights.projection = gated_mlp_of(&s->set, z->n_vision, z->n_inner, z->d);
-    s->weights.latents = weight_of(&s->set, 2, latents);
+    s->weights.latents = matrix_of(&s->set, z->m, z->d);
     s->weights.norm = rms_norm_of(&s->set, z->d);
     s->weights.layers = s->layers;
     s->weights.n_layers = z->n_layers;
@@ -71,10 +61,10 @@ static void make_weights(scene *s, const shape *z)
         l->latents_norm = rms_norm_of(&s->set, z->d);
         l->context_norm = rms_norm_of(&s->set, z->d);
         l->mlp_norm = rms_norm_of(&s->set, z->d);
-        l->q = matrix_of(&s->set, z->n_heads * z->width, z->d);
-        l->k = matrix_of(&s->set, z->n_kv_heads * z->width, z->d);
-        l->v = matrix_of(&s->set, z->n_kv_heads * z->width, z->d);
-        l->o = matrix_of(&s->set, z->d, z->n_heads * z->width);
+        l->q = plain_linear_of(&s->set, z->n_heads * z->width, z->d);
+        l->k = plain_linear_of(&s->set, z->n_kv_heads * z->width, z->d);
+        l->v = plain_linear_of(&s->set, z->n_kv_heads * z->width, z->d);
+        l->o = plain_linear_of(&s->set, z->d, z->n_heads * z->width);
         l->mlp = gated_mlp_of(&s->set, z->d, 4 * z->d, z->d);
     }
 }

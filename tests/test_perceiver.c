@@ -37,11 +37,6 @@ static perceiver_case make_case(size_t b, size_t t, size_t f, size_t v)
     return k;
 }
 
-static vtc_tensor matrix_of(weight_set *set, size_t n_rows, size_t n_cols)
-{
-    return weight_of(set, 2, (const size_t[]){ n_rows, n_cols });
-}
-
 static void make_layer(weight_set *set, const perceiver_case *k, vtc_perceiver_layer *layer)
 {
     const size_t inner = k->params.heads * k->width;

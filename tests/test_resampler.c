@@ -40,22 +40,20 @@ typedef struct scene {
 static void make_weights(scene *s, const shape *z)
 {
     const size_t d = z->n_heads * z->width;
-    const size_t queries[] = { z->m, d }, square[] = { d, d }, in[] = { 3 * d, d };
-    const size_t kv[] = { d, z->n_vision };
     vtc_resampler_weights *w = &s->weights;
 
-    w->query = weight_of(&s->set, 2, queries);
+    w->query = matrix_of(&s->set, z->m, d);
     if (z->variant != VTC_RESAMPLER_MINICPMV)
-        w->pos_embed = weight_of(&s->set, 2, queries);
+        w->pos_embed = matrix_of(&s->set, z->m, d);
     if (z->n_vision != d)
-        w->kv_proj.weight = weight_of(&s->set, 2, kv);
+        w->kv_proj.weight = matrix_of(&s->set, d, z->n_vision);
     w->ln_q = norm_of(&s->set, d);
     w->ln_kv = norm_of(&s->set, d);
-    w->in_proj.weight = weight_of(&s->set, 2, in);
+    w->in_proj.weight = matrix_of(&s->set, 3 * d, d);
     w->in_proj.bias = vector_of(&s->set, 3 * d);
     w->out_proj = linear_of(&s->set, d, d);
     w->ln_post = norm_of(&s->set, d);
-    w->proj = weight_of(&s->set, 2, square);
+    w->proj = matrix_of(&s->set, d, d);
 }
 
 /* Grids of 1 to 7; squares of equal size for Qwen-VL. The longest image is 6 x 8. */

@@ -18,13 +18,6 @@ typedef struct layer_case {
     vtc_tensor a, b, x;
 } layer_case;
 
-static vtc_tensor matrix_of(layer_case *k, size_t rows, size_t cols)
-{
-    const size_t dim[] = { rows, cols };
-
-    return weight_of(&k->set, 2, dim);
-}
-
 static void make_case(layer_case *k, uint64_t *seed, vtc_dtype from, bool mixed)
 {
     const size_t dim[] = { k->n_batch, k->n, k->c }, a_dim[] = { k->n_batch, k->c, k->r };
@@ -35,8 +28,8 @@ static void make_case(layer_case *k, uint64_t *seed, vtc_dtype from, bool mixed)
     k->set.mixed = mixed;
     k->set.gap = mixed ? 2 : 0;
     k->linear = linear_of(&k->set, k->d, k->c);
-    k->a = k->own ? make_random(seed, VTC_F16, 3, a_dim, 1) : matrix_of(k, k->c, k->r);
-    k->b = matrix_of(k, k->d, k->r);
+    k->a = k->own ? make_random(seed, VTC_F16, 3, a_dim, 1) : matrix_of(&k->set, k->c, k->r);
+    k->b = matrix_of(&k->set, k->d, k->r);
     k->x = batched ? make_random(seed, from, 3, dim, k->separate ? 2 : 0)
                    : make_random(seed, from, 2, dim + 1, k->separate ? 2 : 0);
 }

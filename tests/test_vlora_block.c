@@ -25,20 +25,11 @@ typedef struct block_case {
 
 static vtc_vlora_factors factors_of(block_case *k, size_t n_in, size_t n_out)
 {
-    const size_t a[] = { n_in, k->r }, b[] = { n_out, k->r };
     vtc_vlora_factors f;
 
-    f.a = weight_of(&k->set, 2, a);
-    f.b = weight_of(&k->set, 2, b);
+    f.a = matrix_of(&k->set, n_in, k->r);
+    f.b = matrix_of(&k->set, n_out, k->r);
     return f;
-}
-
-static vtc_linear plain_linear(weight_set *set, size_t n_out, size_t n_in)
-{
-    const size_t dim[] = { n_out, n_in };
-    const vtc_linear layer = { weight_of(set, 2, dim), { 0 } };
-
-    return layer;
 }
 
 static void make_case(block_case *k, uint64_t *seed, vtc_dtype from, bool mixed, unsigned kinds)
@@ -56,13 +47,13 @@ static void make_case(block_case *k, uint64_t *seed, vtc_dtype from, bool mixed,
     k->params.n_heads = k->n_heads;
     k->weights.input_layernorm = norm_of(set, h).weight;
     k->weights.post_attention_layernorm = norm_of(set, h).weight;
-    k->weights.q_proj = plain_linear(set, h, h);
-    k->weights.k_proj = mixed ? linear_of(set, kv, h) : plain_linear(set, kv, h);
-    k->weights.v_proj = plain_linear(set, kv, h);
-    k->weights.o_proj = plain_linear(set, h, h);
-    k->weights.mlp.gate = plain_linear(set, k->f, h);
-    k->weights.mlp.up = plain_linear(set, k->f, h);
-    k->weights.mlp.down = plain_linear(set, h, k->f);
+    k->weights.q_proj = plain_linear_of(set, h, h);
+    k->weights.k_proj = mixed ? linear_of(set, kv, h) : plain_linear_of(set, kv, h);
+    k->weights.v_proj = plain_linear_of(set, kv, h);
+    k->weights.o_proj = plain_linear_of(set, h, h);
+    k->weights.mlp.gate = plain_linear_of(set, k->f, h);
+    k->weights.mlp.up = plain_linear_of(set, k->f, h);
+    k->weights.mlp.down = plain_linear_of(set, h, k->f);
     if (kinds & 1)
         k->deltas.q = factors_of(k, h, h);
     if (kinds & 2)

@@ -93,6 +93,14 @@ void assert_tensor_near(const vtc_tensor *t, const double *want, double toleranc
     assert_gaps_poisoned(t);
 }
 
+void assert_tensors_near(const vtc_tensor *a, const vtc_tensor *b, double tolerance)
+{
+    double *want = values_of(b);
+
+    assert_tensor_near(a, want, tolerance);
+    free(want);
+}
+
 void assert_same_bits(const vtc_tensor *a, const vtc_tensor *b)
 {
     const size_t size = vtc_dtype_size(a->dtype);

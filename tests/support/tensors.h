@@ -23,6 +23,9 @@ double *values_of(const vtc_tensor *t);
  * dtype; every gap still poisoned. */
 void assert_tensor_near(const vtc_tensor *t, const double *want, double tolerance);
 
+/* The same against the values of another tensor. */
+void assert_tensors_near(const vtc_tensor *a, const vtc_tensor *b, double tolerance);
+
 /* The same shape, dtype and bits; strides may differ. */
 void assert_same_bits(const vtc_tensor *a, const vtc_tensor *b);
 

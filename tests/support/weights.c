@@ -38,13 +38,24 @@ vtc_tensor vector_of(weight_set *set, size_t n)
     return scaled(set, 1, &n, 0.5f, 0.0f);
 }
 
+vtc_tensor matrix_of(weight_set *set, size_t n_rows, size_t n_cols)
+{
+    return weight_of(set, 2, (const size_t[]){ n_rows, n_cols });
+}
+
 vtc_linear linear_of(weight_set *set, size_t n_out, size_t n_in)
 {
-    const size_t dim[] = { n_out, n_in };
     vtc_linear layer;
 
-    layer.weight = weight_of(set, 2, dim);
+    layer.weight = matrix_of(set, n_out, n_in);
     layer.bias = vector_of(set, n_out);
+    return layer;
+}
+
+vtc_linear plain_linear_of(weight_set *set, size_t n_out, size_t n_in)
+{
+    const vtc_linear layer = { .weight = matrix_of(set, n_out, n_in) };
+
     return layer;
 }
 

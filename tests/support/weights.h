@@ -19,8 +19,10 @@ typedef struct weight_set {
 /* Scaled so that a sum over all axes but the first is about 1 for inputs of about 1. */
 vtc_tensor weight_of(weight_set *set, int rank, const size_t *dim);
 vtc_tensor vector_of(weight_set *set, size_t n);
+vtc_tensor matrix_of(weight_set *set, size_t n_rows, size_t n_cols);
 
 vtc_linear linear_of(weight_set *set, size_t n_out, size_t n_in);
+vtc_linear plain_linear_of(weight_set *set, size_t n_out, size_t n_in); /* without bias */
 vtc_norm norm_of(weight_set *set, size_t n);
 vtc_tensor depthwise_of(weight_set *set, size_t n); /* [n, 1, 3, 3] */
 vtc_conv_norm conv_norm_of(weight_set *set, size_t n_out, size_t n_in);
