@@ -39,11 +39,6 @@ static void close_fixture(struct fixture *f)
     free_qformer(f->m);
 }
 
-static const vtc_tensor *given(const vtc_tensor *t)
-{
-    return vtc_tensor_is_absent(t) ? NULL : t;
-}
-
 /* The call and, unless the data decide, the size query. */
 static void refuse(struct fixture *f, const qformer_model *m, const vtc_prepared *prepared,
                    vtc_tensor *hidden, vtc_tensor *tokens, vtc_status want, const char *part)

@@ -3,6 +3,7 @@
  * from the weights as they are and prepared. All must give what the file expects, and without an
  * object two calls the bits of one.
  */
+#include "../support/tensors.h"
 #include "compare.h"
 #include "methods.h"
 
@@ -24,11 +25,6 @@ struct model {
     vtc_tensor image, image_mask, input_ids, text_mask; /* absent: no data */
     vtc_tensor hidden, tokens;
 };
-
-static const vtc_tensor *given(const vtc_tensor *t)
-{
-    return vtc_tensor_is_absent(t) ? NULL : t;
-}
 
 static vtc_tensor optional_input(run *r, const char *name)
 {

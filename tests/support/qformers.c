@@ -217,11 +217,6 @@ vtc_tensor qformer_kv(const qformer_model *m, vtc_dtype dtype, size_t gap)
 
 /* ---- runs ------------------------------------------------------------------------------------ */
 
-static const vtc_tensor *given(const vtc_tensor *t)
-{
-    return vtc_tensor_is_absent(t) ? NULL : t;
-}
-
 vtc_prepared qformer_prepare(const qformer_model *m, size_t n_workers)
 {
     vtc_exec exec = test_exec(n_workers);

@@ -11,6 +11,11 @@ static size_t span_bytes(const vtc_tensor *t)
     return n == 0 ? 0 : (element_at(t, n - 1) + 1) * vtc_dtype_size(t->dtype);
 }
 
+const vtc_tensor *given(const vtc_tensor *t)
+{
+    return vtc_tensor_is_absent(t) ? NULL : t;
+}
+
 size_t n_elements(const vtc_tensor *t)
 {
     size_t n = 1;

@@ -11,6 +11,9 @@ vtc_tensor make_tensor(vtc_dtype dtype, int rank, const size_t *dim, size_t gap)
 /* Uniform in [-1, 1), read-only. */
 vtc_tensor make_random(uint64_t *seed, vtc_dtype dtype, int rank, const size_t *dim, size_t gap);
 
+/* NULL for a tensor that is absent. */
+const vtc_tensor *given(const vtc_tensor *t);
+
 size_t n_elements(const vtc_tensor *t);
 
 /* Where the element with row-major index i is, in elements from t->data. */
