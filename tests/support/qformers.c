@@ -286,6 +286,46 @@ void qformer_query(const qformer_model *m, const vtc_prepared *prepared, const v
     exec_scratch_free(&exec);
 }
 
+qformer_outputs qformer_room(const qformer_model *m, size_t gap)
+{
+    const qformer_outputs out = { qformer_hidden(m, gap), qformer_tokens(m, gap) };
+
+    return out;
+}
+
+void free_qformer_outputs(qformer_outputs *out)
+{
+    guard_free(out->hidden.data);
+    guard_free(out->tokens.data);
+}
+
+qformer_outputs qformer_once(const qformer_model *m, const vtc_prepared *prepared, size_t n_workers)
+{
+    qformer_outputs out = qformer_room(m, m->c.gap);
+
+    qformer_run(m, prepared, &out.hidden, &out.tokens, n_workers);
+    return out;
+}
+
+qformer_outputs qformer_twice(const qformer_model *m, const vtc_prepared *prepared, vtc_dtype dtype,
+                              size_t n_workers)
+{
+    qformer_outputs out = qformer_room(m, m->c.gap);
+    vtc_tensor kv = qformer_kv(m, dtype, m->c.gap);
+
+    qformer_encode(m, prepared, &kv, n_workers);
+    guard_readonly(kv.data);
+    qformer_query(m, prepared, &kv, &out.hidden, &out.tokens, n_workers);
+    guard_free(kv.data);
+    return out;
+}
+
+void assert_same_qformer_outputs(const qformer_outputs *a, const qformer_outputs *b)
+{
+    assert_same_bits(&a->hidden, &b->hidden);
+    assert_same_bits(&a->tokens, &b->tokens);
+}
+
 /* ---- what is expected ------------------------------------------------------------------------ */
 
 static double *new_doubles(size_t n)

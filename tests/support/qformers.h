@@ -53,6 +53,19 @@ void qformer_encode(const qformer_model *m, const vtc_prepared *prepared, vtc_te
 void qformer_query(const qformer_model *m, const vtc_prepared *prepared, const vtc_tensor *kv,
                    vtc_tensor *hidden, vtc_tensor *tokens, size_t n_workers);
 
+/* Both results, by one call or by two with keys and values of a dtype between them. */
+typedef struct qformer_outputs {
+    vtc_tensor hidden, tokens;
+} qformer_outputs;
+
+qformer_outputs qformer_room(const qformer_model *m, size_t gap);
+void free_qformer_outputs(qformer_outputs *out);
+qformer_outputs qformer_once(const qformer_model *m, const vtc_prepared *prepared,
+                             size_t n_workers);
+qformer_outputs qformer_twice(const qformer_model *m, const vtc_prepared *prepared, vtc_dtype dtype,
+                              size_t n_workers);
+void assert_same_qformer_outputs(const qformer_outputs *a, const qformer_outputs *b);
+
 /* What the reference gives for the whole batch; free() both. */
 void qformer_expected(const qformer_model *m, double **hidden, double **tokens);
 
