@@ -1,111 +1,10 @@
 /* The planner table's rows of FastV, VisionZip, SparseVLM and FocusLLaVA: from Q and K, embeddings,
  * hidden states or a map, for single images and ragged batches. */
-#include "support/tensors.h"
-
-#include "reference/plan_reference.h"
+#include "guided_cases.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* Two images of 30 and 12 rows in a sequence with 5 rows before and 9 of text behind. */
-enum { H = 4, G = 2, D = 8, C = 12, BEFORE = 5, N = 42, TEXT = 9, L = BEFORE + N + TEXT };
-
-static const int32_t begin[3] = { 0, 30, N };
-
-typedef struct inputs {
-    vtc_plan_inputs in;
-    vtc_tensor features, keys, cls_query, cls_key, lm_query, lm_keys, lse, hidden, embeddings;
-    vtc_tensor text_query;
-} inputs;
-
-static vtc_tensor random_tensor(uint64_t *seed, int rank, size_t d0, size_t d1, size_t d2)
-{
-    const size_t dim[3] = { d0, d1, d2 };
-
-    return make_random(seed, VTC_F32, rank, dim, rng_below(seed, 3));
-}
-
-static void make_inputs(inputs *i, uint64_t seed)
-{
-    const vtc_plan_inputs none = VTC_PLAN_INPUTS_INIT;
-
-    i->features = random_tensor(&seed, 2, N, C, 0);
-    i->keys = random_tensor(&seed, 3, H, N, D);
-    i->cls_query = random_tensor(&seed, 2, H, D, 0);
-    i->cls_key = random_tensor(&seed, 2, H, D, 0);
-    i->lm_query = random_tensor(&seed, 3, H, L, D);
-    i->lm_keys = random_tensor(&seed, 3, G, L, D);
-    i->hidden = random_tensor(&seed, 2, L, C, 0);
-    i->embeddings = random_tensor(&seed, 2, L, C, 0);
-    i->in = none;
-    i->in.features = &i->features;
-    i->in.keys = &i->keys;
-    i->in.cls_query = &i->cls_query;
-    i->in.cls_key = &i->cls_key;
-    i->in.lm_query = &i->lm_query;
-    i->in.lm_keys = &i->lm_keys;
-    i->in.lm_hidden = &i->hidden;
-    i->in.lm_embeddings = &i->embeddings;
-    i->in.v_start = BEFORE;
-    i->in.n_text = TEXT;
-    i->in.begin = begin;
-    i->in.n_images = 2;
-}
-
-static void free_inputs(inputs *i)
-{
-    vtc_tensor *const all[] = { &i->features, &i->keys,    &i->cls_query, &i->cls_key,
-                                &i->lm_query, &i->lm_keys, &i->hidden,    &i->embeddings };
-
-    for (size_t k = 0; k < sizeof(all) / sizeof(*all); k++)
-        guard_free(all[k]->data);
-}
-
-static vtc_plan run(const char *name, const void *params, const vtc_plan_inputs *in, size_t n_keep,
-                    int32_t *out_begin, size_t n_workers)
-{
-    const vtc_planner *planner = vtc_planner_find(name);
-    const vtc_budget budget = vtc_budget_keep(n_keep);
-    vtc_exec exec = test_exec(n_workers);
-    vtc_plan_count count;
-    vtc_plan plan;
-    size_t bytes;
-
-    assert_non_null(planner);
-    assert_int_equal(vtc_planner_count(planner, params, in, &budget, &count, NULL), VTC_OK);
-    plan = empty_plan(count.n_in, count.n_out, count.n_nnz);
-    assert_int_equal(vtc_planner_scratch(planner, params, in, &budget, &exec, &bytes), VTC_OK);
-    exec_scratch(&exec, bytes);
-    assert_int_equal(vtc_planner_plan(planner, params, in, &budget, &plan, out_begin, &exec),
-                     VTC_OK);
-    assert_int_equal(vtc_plan_validate(&plan, NULL), VTC_OK);
-    assert_true(plan.n_out == count.n_out || (!count.exact && plan.n_out < count.n_out));
-    assert_true(!planner->exact || count.exact);
-    exec_scratch_free(&exec);
-    return plan;
-}
-
-static void refused(const char *name, const void *params, const vtc_plan_inputs *in, size_t n_keep,
-                    vtc_status status, const char *part)
-{
-    const vtc_planner *planner = vtc_planner_find(name);
-    const vtc_budget budget = vtc_budget_keep(n_keep);
-    vtc_plan plan = empty_plan(N, 3 * N, 3 * N);
-    vtc_exec exec = test_exec(1);
-    error_log log;
-
-    exec_scratch(&exec, 1 << 20);
-    record_errors(&exec, &log);
-    poison(plan.keep, 3 * N * sizeof(int32_t));
-    poison(plan.source, 3 * N * sizeof(int32_t));
-    assert_failed(&log, vtc_planner_plan(planner, params, in, &budget, &plan, NULL, &exec), status,
-                  part);
-    assert_true(is_poisoned(plan.keep, 3 * N * sizeof(int32_t)));
-    assert_true(is_poisoned(plan.source, 3 * N * sizeof(int32_t)));
-    exec_scratch_free(&exec);
-    free_plan(&plan);
-}
 
 /* ---- attention by definition ----------------------------------------------------------------- */
 
@@ -441,15 +340,11 @@ static void visionzip_sums_the_attention_of_cls(void **state)
 static void the_vision_row_meets_budgets_or_says_why_not(void **state)
 {
     vtc_focusllava_vision_params params = VTC_FOCUSLLAVA_VISION_PARAMS_INIT;
-    const int32_t two[3] = { 0, 21, N };
     int32_t out_begin[3];
     inputs i;
 
     (void)state;
-    make_inputs(&i, 109);
-    i.in.begin = two;
-    i.in.grid_h = 3;
-    i.in.grid_w = 7;
+    make_map_inputs(&i, 109);
     for (size_t n_keep = 0; n_keep <= 21; n_keep += 3) {
         vtc_plan plan = run("focusllava-vision", NULL, &i.in, n_keep, out_begin, 2);
 
@@ -482,25 +377,21 @@ static void the_vision_row_meets_budgets_or_says_why_not(void **state)
 
 /* ---- all of them ----------------------------------------------------------------------------- */
 
-static const char *const all[] = { "fastv", "focusllava-text", "focusllava-vision", "sparsevlm",
-                                   "visionzip" };
-
 /* One image at a time, or both in a batch: the same plans. */
 static void a_batch_is_its_images(void **state)
 {
-    const int32_t two[3] = { 0, 21, N };
+    const int32_t *two;
     inputs i;
 
     (void)state;
-    make_inputs(&i, 110);
-    i.in.grid_h = 3;
-    i.in.grid_w = 7;
-    for (size_t k = 0; k < sizeof(all) / sizeof(*all); k++) {
+    make_map_inputs(&i, 110);
+    two = i.in.begin;
+    for (size_t k = 0; k < sizeof(guided) / sizeof(*guided); k++) {
         vtc_tensor features = i.features, keys = i.keys;
         int32_t out_begin[3];
 
         i.in.begin = two;
-        vtc_plan batch = run(all[k], NULL, &i.in, 8, out_begin, 1);
+        vtc_plan batch = run(guided[k], NULL, &i.in, 8, out_begin, 1);
 
         features.data = (float *)features.data + 21 * features.stride[0];
         keys.data = (float *)keys.data + 21 * keys.stride[1];
@@ -509,7 +400,7 @@ static void a_batch_is_its_images(void **state)
         i.in.features = &features;
         i.in.keys = &keys;
         i.in.v_start = BEFORE + 21;
-        vtc_plan second = run(all[k], NULL, &i.in, 8, NULL, 1);
+        vtc_plan second = run(guided[k], NULL, &i.in, 8, NULL, 1);
 
         for (size_t n = 0; n < 21; n++) {
             assert_true(batch.score[21 + n] == second.score[n]);
@@ -522,28 +413,6 @@ static void a_batch_is_its_images(void **state)
         free_plan(&batch);
         free_plan(&second);
     }
-    free_inputs(&i);
-}
-
-/* NaN in what only the second image looks at. */
-static void bad_data_of_the_second_image_leave_outputs_untouched(void **state)
-{
-    const int32_t two[3] = { 0, 21, N };
-    inputs i;
-
-    (void)state;
-    make_inputs(&i, 111);
-    i.in.begin = two;
-    i.in.grid_h = 3;
-    i.in.grid_w = 7;
-    guard_writable(i.features.data);
-    guard_writable(i.keys.data);
-    guard_writable(i.lm_keys.data);
-    ((float *)i.features.data)[25 * i.features.stride[0] + 1] = NAN;
-    ((float *)i.keys.data)[25 * i.keys.stride[1] + 1] = NAN;
-    ((float *)i.lm_keys.data)[(BEFORE + 25) * i.lm_keys.stride[1] + 1] = NAN;
-    for (size_t k = 0; k < sizeof(all) / sizeof(*all); k++)
-        refused(all[k], NULL, &i.in, 8, VTC_ERR_DATA, "");
     free_inputs(&i);
 }
 
@@ -567,49 +436,6 @@ static void no_rows_give_no_tokens(void **state)
     free_inputs(&i);
 }
 
-static void views_that_do_not_fit_are_refused(void **state)
-{
-    inputs i;
-
-    (void)state;
-    make_inputs(&i, 113);
-    i.lm_query.dim[1] = L - 1;
-    refused("fastv", NULL, &i.in, 5, VTC_ERR_SHAPE, "lm_query has 55 rows");
-    i.in.lm_query = NULL;
-    i.in.text_query = &i.lm_query;
-    i.lm_query.dim[1] = TEXT - 1;
-    refused("focusllava-text", NULL, &i.in, 5, VTC_ERR_SHAPE, "text_query has 8 rows");
-    i.in.lm_keys = NULL;
-    refused("fastv", NULL, &i.in, 5, VTC_ERR_NULL, "decoder Q and K");
-    i.in.keys = NULL;
-    refused("visionzip", NULL, &i.in, 5, VTC_ERR_NULL, "keys");
-    free_inputs(&i);
-}
-
-static void a_plan_in_the_decoders_memory_is_refused(void **state)
-{
-    const vtc_budget budget = vtc_budget_keep(4);
-    vtc_plan plan = empty_plan(N, 8, 0);
-    vtc_exec exec = test_exec(1);
-    int32_t *const keep = plan.keep;
-    error_log log;
-    inputs i;
-
-    (void)state;
-    make_inputs(&i, 114);
-    exec_scratch(&exec, 1 << 20);
-    record_errors(&exec, &log);
-    plan.keep = i.lm_keys.data;
-    assert_failed(&log,
-                  vtc_planner_plan(vtc_planner_find("fastv"), NULL, &i.in, &budget, &plan, NULL,
-                                   &exec),
-                  VTC_ERR_OVERLAP, "lm_keys overlaps keep");
-    plan.keep = keep;
-    exec_scratch_free(&exec);
-    free_plan(&plan);
-    free_inputs(&i);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -623,10 +449,7 @@ int main(void)
         cmocka_unit_test(visionzip_sums_the_attention_of_cls),
         cmocka_unit_test(the_vision_row_meets_budgets_or_says_why_not),
         cmocka_unit_test(a_batch_is_its_images),
-        cmocka_unit_test(bad_data_of_the_second_image_leave_outputs_untouched),
         cmocka_unit_test(no_rows_give_no_tokens),
-        cmocka_unit_test(views_that_do_not_fit_are_refused),
-        cmocka_unit_test(a_plan_in_the_decoders_memory_is_refused),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
