@@ -26,6 +26,9 @@ struct tile {
     bool accumulate;
 };
 
+/* What is fetched ahead need not exist: it may lie behind the last panel. */
+static const vtci_ahead nowhere = { (const char *)VTCI_LINE, 5 };
+
 static void check_tile(const vtci_kernels *t, uint64_t *seed, struct tile s)
 {
     const size_t lda = s.k + 3, step = s.packed ? t->gemm_rows : 1, ldc = s.n + 2;
@@ -46,7 +49,7 @@ static void check_tile(const vtci_kernels *t, uint64_t *seed, struct tile s)
         memcpy(before + i * s.n, c + i * ldc, s.n * sizeof(*c));
     guard_readonly(a);
     guard_readonly(b);
-    t->gemm_tile(c, ldc, a, row_stride, step, b, ldb, s.k, s.m, s.n, s.accumulate);
+    t->gemm_tile(c, ldc, a, row_stride, step, b, ldb, s.k, s.m, s.n, s.accumulate, nowhere);
     for (size_t i = 0; i < s.m; i++)
         for (size_t j = 0; j < s.n; j++) {
             double sum = s.accumulate ? before[i * s.n + j] : 0.0, magnitude = fabs(sum);
@@ -92,7 +95,7 @@ static void rows_that_do_not_exist_are_not_read(const vtci_kernels *t)
     for (size_t p = 0; p < 8; p++)
         for (size_t i = 0; i < t->gemm_rows; i++)
             a[p * t->gemm_rows + i] = i == 0 ? 0.5f : NAN;
-    t->gemm_tile(c, 64, a, 1, t->gemm_rows, b, t->gemm_cols, 8, 1, t->gemm_cols, 0);
+    t->gemm_tile(c, 64, a, 1, t->gemm_rows, b, t->gemm_cols, 8, 1, t->gemm_cols, 0, nowhere);
     for (size_t j = 0; j < t->gemm_cols; j++)
         assert_true(c[j] == 4.0f);
 }

@@ -26,6 +26,14 @@ typedef enum vtci_activation {
     VTCI_N_ACTIVATIONS
 } vtci_activation;
 
+/* Memory that is read soon, to be fetched into the second-level cache: the first one is in use. */
+typedef struct vtci_ahead {
+    const char *at; /* NULL: none */
+    size_t n_lines;
+} vtci_ahead;
+
+enum { VTCI_LINE = 64 }; /* bytes */
+
 enum { VTCI_PANEL = 16 }; /* columns, see multiply_panels */
 
 typedef struct vtci_kernels {
@@ -146,11 +154,15 @@ typedef struct vtci_kernels {
      * of B is b[p * ldb + j]. Each sum is formed from 0 over p in order, then stored or added. It
      * is fast when gemm_depth rows of B, gemm_cols of each, stay in the nearest cache.
      * gemm_is_fast: whether a product of such tiles is as fast as a good sgemm.
+     *
+     * Meanwhile the lines of `ahead` are fetched, one with each step of k and no more than k: a few
+     * at a time do not fill the queues that the tile's own loads need.
      */
     size_t gemm_rows, gemm_cols, gemm_depth;
     int gemm_is_fast;
     void (*gemm_tile)(float *c, size_t ldc, const float *a, size_t row_stride, size_t step,
-                      const float *b, size_t ldb, size_t k, size_t m, size_t n, int accumulate);
+                      const float *b, size_t ldb, size_t k, size_t m, size_t n, int accumulate,
+                      vtci_ahead ahead);
 
     /*
      * Copies to[r] = from[r], `bytes` each, for r < n_rows in order; neither row of a pair may

@@ -11,7 +11,7 @@
 #include "rows.h"
 #include "transpose.h"
 
-enum { FEW_ROWS = 64, BLOCK_ROWS = 192, MAX_PANELS = VTCI_PANELS_MOST / 12, LINE = 64 };
+enum { FEW_ROWS = 64, BLOCK_ROWS = 192, MAX_PANELS = VTCI_PANELS_MOST / 12 };
 
 static size_t panel_cols(void)
 {
@@ -152,19 +152,21 @@ static void load_group(struct group *g)
 /* Memory that will be read next; asked for a little with every tile. */
 struct ahead {
     const char *at;
-    size_t bytes, per_tile;
+    size_t n_lines, per_tile;
 };
 
-static void ask_ahead(struct ahead *ahead)
+/* A tile's share. A tile fetches no more than a line with each step of k, which leaves a part over
+ * when there are fewer rows than a tile or two: that is asked for at once. */
+static vtci_ahead share_of_tile(struct ahead *ahead, size_t k)
 {
-    const size_t n = vtci_min(ahead->per_tile, ahead->bytes);
+    const size_t n = vtci_min(ahead->per_tile, ahead->n_lines), in_tile = vtci_min(n, k);
+    const vtci_ahead share = { ahead->at, in_tile };
 
-    if (n == 0)
-        return;
-    for (size_t i = 0; i < n; i += LINE)
-        __builtin_prefetch(ahead->at + i, 0, 3);
-    ahead->at += n;
-    ahead->bytes -= n;
+    for (size_t i = in_tile; i < n; i++)
+        __builtin_prefetch(ahead->at + i * VTCI_LINE, 0, 2);
+    ahead->at += n * VTCI_LINE;
+    ahead->n_lines -= n;
+    return share;
 }
 
 static void multiply_panel(float *c, size_t ldc, const float *a, size_t row_stride, size_t step,
@@ -174,12 +176,10 @@ static void multiply_panel(float *c, size_t ldc, const float *a, size_t row_stri
     const vtci_kernels *kernels = vtci_kernels_get();
     const size_t rows = kernels->gemm_rows;
 
-    ahead.per_tile = vtci_ceil_div(ahead.bytes, vtci_ceil_div(m, rows) * LINE) * LINE;
-    for (size_t i = 0; i < m; i += rows, a += tile_stride, c += rows * ldc) {
-        ask_ahead(&ahead);
+    ahead.per_tile = vtci_ceil_div(ahead.n_lines, vtci_ceil_div(m, rows));
+    for (size_t i = 0; i < m; i += rows, a += tile_stride, c += rows * ldc)
         kernels->gemm_tile(c, ldc, a, row_stride, step, b, ldb, k, vtci_min(rows, m - i), n,
-                           accumulate);
-    }
+                           accumulate, share_of_tile(&ahead, k));
 }
 
 void vtci_panel_multiply(float *c, size_t ldc, const float *a, size_t row_stride, size_t step,
@@ -191,7 +191,8 @@ void vtci_panel_multiply(float *c, size_t ldc, const float *a, size_t row_stride
     multiply_panel(c, ldc, a, row_stride, step, tile_stride, b, ldb, k, m, n, accumulate, none);
 }
 
-/* What follows panel `index` of the group: the next one, or the first of the next piece. */
+/* What follows panel `index` of the group: the next one, the group's next piece, or the panel
+ * behind the group, with which this task or the next one goes on. */
 static struct ahead after_panel(const struct group *g, size_t index)
 {
     const vtci_packed *packed = g->b->packed;
@@ -204,9 +205,11 @@ static struct ahead after_panel(const struct group *g, size_t index)
         ahead.at = vtci_packed_at(packed, g->col + next, g->begin);
     else if (g->begin + g->k < packed->k)
         ahead.at = vtci_packed_at(packed, g->col, g->begin + g->k);
+    else if (g->col + next < packed->n)
+        ahead.at = vtci_packed_at(packed, g->col + next, 0);
     else
         return ahead;
-    ahead.bytes = g->k * cols * vtc_dtype_size(packed->dtype);
+    ahead.n_lines = vtci_ceil_div(g->k * cols * vtc_dtype_size(packed->dtype), VTCI_LINE);
     return ahead;
 }
 
