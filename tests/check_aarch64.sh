@@ -8,4 +8,4 @@ cmake -S . -B build/aarch64 --toolchain cmake/aarch64-linux-gnu.cmake -DCMAKE_BU
     -DVTC_WERROR=ON -DVTC_BUILD_EXAMPLES=OFF -DVTC_BUILD_BENCHMARKS=OFF
 cmake --build build/aarch64 -j "$(nproc)"
 ctest --test-dir build/aarch64 --output-on-failure -j "$(nproc)" \
-    -R '^(test_(kernels|kernels_elementwise|kernels_softmax|activations|norms|conversions|gemm|packed|attention|rows|order|pool2d|apply|kv|tome|mlp)|conformance)(_without_neon)?$'
+    -R '^(test_(kernels|kernels_dots|kernels_elementwise|kernels_softmax|activations|norms|conversions|gemm|packed|attention|rows|order|pool2d|apply|kv|tome|mlp)|conformance)(_without_neon)?$'

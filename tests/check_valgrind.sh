@@ -10,7 +10,7 @@ trap 'rm -f "$log"' EXIT
 export VTC_DISABLE_CPU=avx512 OPENBLAS_CORETYPE=Haswell OPENBLAS_NUM_THREADS=1
 
 for name in test_anyres test_apply test_compose test_concat test_conv test_conversions test_file \
-    test_gather test_kernels test_kernels_softmax test_kv test_merge_order test_npy test_pieces test_pixel_shuffle \
+    test_gather test_kernels test_kernels_dots test_kernels_softmax test_kv test_merge_order test_npy test_pieces test_pixel_shuffle \
     test_pool2d test_positions test_rows test_safetensors test_safetensors_write test_tensor \
     test_tome test_transpose test_video_newline test_window; do
     valgrind --quiet --error-exitcode=1 --leak-check=full --errors-for-leak-kinds=definite \

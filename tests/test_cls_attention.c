@@ -1,4 +1,5 @@
 /* The attention of one query per head. */
+#include "../src/score/cls_attention.h"
 #include "reference/attention_reference.h"
 #include "support/tensors.h"
 
@@ -151,6 +152,50 @@ static void every_reduction_equals_the_definition(void **state)
         }
 }
 
+/* The attention is that of the plain call, the mean that of vtc_mean_keys(). */
+static void check_mean(const cls_case *c, const cls_data *data, size_t n_workers)
+{
+    const size_t n = c->n * c->d, n_bytes = n * sizeof(float);
+    float *mean = guard_alloc(n_bytes), *expected_mean = guard_alloc(n_bytes);
+    float *a = guard_alloc(data->n_cols * sizeof(*a)), *plain = run(c, data, 1, n_workers);
+    vtc_tensor metric = vtc_f32_2d(expected_mean, c->n, c->d);
+    vtc_exec exec = test_exec(n_workers);
+
+    poison(mean, n_bytes);
+    exec_scratch(&exec, 1 << 20);
+    assert_int_equal(vtc_mean_keys(&data->k, &metric, &exec), VTC_OK);
+    assert_int_equal(vtci_cls_attention_and_mean(&data->params, &data->q, &data->k,
+                                                 extra_key(c, data), a, mean, &exec),
+                     VTC_OK);
+    assert_memory_equal(mean, expected_mean, n_bytes);
+    assert_memory_equal(a, plain, data->n_cols * sizeof(*a));
+    exec_scratch_free(&exec);
+    guard_free(mean);
+    guard_free(expected_mean);
+    guard_free(a);
+    guard_free(plain);
+}
+
+static void the_mean_of_the_keys_comes_along_with_the_same_bits(void **state)
+{
+    const cls_case cases[] = {
+        { 4, 4, 67, 64, true, 0, SIZE_MAX, VTC_F32, VTC_F32, VTC_F32, 0 },
+        { 6, 2, 64, 9, true, 0, SIZE_MAX, VTC_F32, VTC_F32, VTC_F32, 3 },
+        { 6, 3, 70, 33, false, 0, SIZE_MAX, VTC_F32, VTC_BF16, VTC_F16, 1 },
+        { 3, 3, 1, 5, false, 0, SIZE_MAX, VTC_F32, VTC_F16, VTC_F32, 0 },
+    };
+    uint64_t seed = 83;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++)
+        for (size_t n_workers = 0; n_workers <= 3; n_workers++) {
+            cls_data data = make_case(&seed, &cases[i]);
+
+            check_mean(&cases[i], &data, n_workers);
+            free_case(&data);
+        }
+}
+
 static void refused(const cls_case *c, const cls_data *data, float *a, vtc_status status,
                     const char *part)
 {
@@ -213,6 +258,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_reduction_equals_the_definition),
+        cmocka_unit_test(the_mean_of_the_keys_comes_along_with_the_same_bits),
         cmocka_unit_test(bad_arguments_are_refused),
     };
 

@@ -1,4 +1,4 @@
-/* All products of rows with rows, on every table of row kernels. */
+/* Products of rows with rows, on every table of row kernels. */
 #include "kernel_tables.h"
 
 /* Rows of n_segments pieces of n floats, `step` apart, each row ending at unreadable memory. */
@@ -98,10 +98,76 @@ static void dots_are_near_the_double_sums_wherever_a_pair_stands(const vtci_kern
         }
 }
 
+/* ---- one row with each of many --------------------------------------------------------------- */
+
+enum { MOST_ROWS = 11 };
+
+/* Rows `stride` apart that end at unreadable memory; total, where it is wanted, at unwritable. */
+static void check_dot_rows(const vtci_kernels *k, uint64_t *seed, size_t n_rows, size_t n,
+                           bool adds)
+{
+    const size_t stride = n + rng_below(seed, 3);
+    const size_t n_z = n_rows == 0 ? 0 : (n_rows - 1) * stride + n;
+    float *x = guard_alloc(n * sizeof(*x)), *z = guard_alloc(n_z * sizeof(*z));
+    float *total = guard_alloc(n_rows * n * sizeof(*total)),
+          *before = guard_alloc(n_rows * n * sizeof(*before));
+    float *y = guard_alloc(n_rows * sizeof(*y));
+    const float weight = 0.375f;
+
+    rng_fill(seed, x, n);
+    rng_fill(seed, z, n_z);
+    rng_fill(seed, total, n_rows * n);
+    for (size_t i = 0; i < n_rows * n; i++)
+        before[i] = total[i];
+    if (n_rows > 6)
+        memcpy(z + 6 * stride, z + stride, n * sizeof(*z)); /* equal rows at different places */
+    guard_readonly(x);
+    guard_readonly(z);
+    poison(y, n_rows * sizeof(*y));
+    k->dot_rows(y, x, z, stride, n_rows, n, adds ? total : NULL, weight);
+    for (size_t r = 0; r < n_rows; r++) {
+        double want = 0.0, magnitude = 0.0;
+
+        for (size_t i = 0; i < n; i++) {
+            const double sum = before[r * n + i] + (adds ? (double)weight * z[r * stride + i] : 0);
+
+            want += (double)x[i] * z[r * stride + i];
+            magnitude += fabs((double)x[i] * z[r * stride + i]);
+            assert_true(fabs(total[r * n + i] - sum) <= 2 * UNIT * 2);
+        }
+        assert_true(fabs(y[r] - want) <= ((double)(n / 4 + 1) + 4) * UNIT * magnitude);
+    }
+    if (n_rows > 6)
+        assert_true(same_value(y[1], y[6]));
+    for (size_t r = 0; r < n_rows; r++) {
+        float alone;
+
+        k->dot_rows(&alone, x, z + r * stride, 0, 1, n, NULL, 0.0f);
+        assert_true(same_value(alone, y[r]));
+    }
+    guard_free(x);
+    guard_free(z);
+    guard_free(total);
+    guard_free(y);
+    guard_free(before);
+}
+
+static void one_row_with_each_of_many_gives_the_same_bits_at_any_place(const vtci_kernels *k)
+{
+    uint64_t seed = 7;
+
+    for (size_t n_rows = 0; n_rows <= MOST_ROWS; n_rows++)
+        for (size_t i = 0; i < N_LENGTHS; i++) {
+            check_dot_rows(k, &seed, n_rows, length_at(i), false);
+            check_dot_rows(k, &seed, n_rows, length_at(i), true);
+        }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         on_every_table(dots_are_near_the_double_sums_wherever_a_pair_stands),
+        on_every_table(one_row_with_each_of_many_gives_the_same_bits_at_any_place),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

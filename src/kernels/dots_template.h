@@ -1,6 +1,6 @@
 /* The part of row_template.h that forms all products of rows with rows. */
 
-enum { TILE_X = 3, TILE_Z = 8 }; /* rows of a tile at most; at most 12 sums fit the registers */
+enum { TILE_X = 3, TILE_Z = 4 }; /* rows of a tile at most: 12 sums fit the registers */
 
 struct KERNEL(tile) {
     float *y;
@@ -46,9 +46,13 @@ INLINE void KERNEL(dots_tile)(const struct KERNEL(tile) * t, const size_t n_x, c
         if (i < t->n)
             KERNEL(tile_step)(sum, x, z, i, t->n - i, n_x, n_z);
     }
-    for (size_t a = 0; a < n_x; a++)
-        for (size_t b = 0; b < n_z; b++)
-            t->y[a * t->y_stride + b] = sum_lanes(sum[a][b]);
+    for (size_t a = 0; a < n_x; a++) {
+        float y[TILE_Z];
+
+        sum_lanes_of_4(y, sum[a][0], sum[a][n_z > 1 ? 1 : 0], sum[a][n_z > 2 ? 2 : 0],
+                       sum[a][n_z > 3 ? 3 : 0]);
+        memcpy(t->y + a * t->y_stride, y, n_z * sizeof(*y));
+    }
 }
 
 /* Rows of x against a few of z, which stay in the first-level cache. */
@@ -60,18 +64,81 @@ INLINE void KERNEL(dots_rows)(struct KERNEL(tile) t, size_t n_x, const size_t n_
         KERNEL(dots_tile)(&t, 1, n_z);
 }
 
-/* The wide tiles are for a single row: fewer sums would wait for each other. */
 ATTRIBUTES static void KERNEL(dots)(float *y, size_t y_stride, const float *const *x, size_t n_x,
                                     size_t x_step, const float *const *z, size_t n_z, size_t z_step,
                                     size_t n_segments, size_t n)
 {
-    enum { STEP = 4 };
     struct KERNEL(tile) t = { y, y_stride, x, z, x_step, z_step, n_segments, n };
 
-    for (; n_x == 1 && n_z >= TILE_Z; n_z -= TILE_Z, t.z += TILE_Z, t.y += TILE_Z)
-        KERNEL(dots_tile)(&t, 1, TILE_Z);
-    for (; n_z >= STEP; n_z -= STEP, t.z += STEP, t.y += STEP)
-        KERNEL(dots_rows)(t, n_x, STEP);
-    for (; n_z > 0; n_z--, t.z++, t.y++)
+    for (; n_z >= TILE_Z; n_z -= TILE_Z, t.z += TILE_Z, t.y += TILE_Z)
+        KERNEL(dots_rows)(t, n_x, TILE_Z);
+    for (; n_z >= 2; n_z -= 2, t.z += 2, t.y += 2)
+        KERNEL(dots_rows)(t, n_x, 2);
+    if (n_z != 0)
         KERNEL(dots_rows)(t, n_x, 1);
+}
+
+/* ---- one row with each of many ----------------------------------------------------------------
+ */
+
+enum { LINE_FLOATS = VTCI_LINE / sizeof(float), ROWS_AHEAD = 8 };
+
+/* A vector of four rows, the first n_rows of which are added to `total` [.., n]. */
+INLINE void KERNEL(dot_step)(vec sum[4], const float *x, const float *z, size_t stride, size_t m,
+                             float *total, size_t n, float weight, const int n_rows)
+{
+    const vec v = KERNEL(load_next)(x, m, 0.0f);
+    vec row[4];
+
+    UNROLL for (int r = 0; r < 4; r++) row[r] =
+        KERNEL(load_next)(z + (size_t)r * stride, m, 0.0f);
+    UNROLL for (int r = 0; r < 4; r++) sum[r] = fma3(v, row[r], sum[r]);
+    UNROLL for (int r = 0; r < n_rows; r++)
+    {
+        float *to = total + (size_t)r * n;
+
+        KERNEL(store_next)
+        (to, m, fma3(fill(weight), row[r], KERNEL(load_next)(to, m, 0.0f)));
+    }
+}
+
+/* Memory that is read in four places is not foreseen by the machine: rows are asked for well
+ * before. */
+INLINE void KERNEL(dot_four)(float *y, const float *x, const float *z, size_t stride, size_t n,
+                             float *total, float weight, const int n_rows)
+{
+    vec sum[4] = { fill(0.0f), fill(0.0f), fill(0.0f), fill(0.0f) };
+    size_t i = 0;
+
+    for (; n - i >= LINE_FLOATS; i += LINE_FLOATS) {
+        UNROLL for (size_t r = 0; r < 4; r++)
+            __builtin_prefetch(z + (ROWS_AHEAD + r) * stride + i, 0, 2);
+        UNROLL for (size_t j = 0; j < LINE_FLOATS; j += VL) KERNEL(
+            dot_step)(sum, x + i + j, z + i + j, stride, VL, total + i + j, n, weight, n_rows);
+    }
+    for (; i < n; i += VL)
+        KERNEL(dot_step)(sum, x + i, z + i, stride, n - i, total + i, n, weight, n_rows);
+    sum_lanes_of_4(y, sum[0], sum[1], sum[2], sum[3]);
+}
+
+/* A last row alone is taken four times, so that its sum is formed in the same order. */
+ATTRIBUTES static void KERNEL(dot_rows)(float *y, const float *x, const float *z, size_t stride,
+                                        size_t n_rows, size_t n, float *total, float weight)
+{
+    size_t r = 0;
+
+    for (; n_rows - r >= 4; r += 4)
+        if (total == NULL)
+            KERNEL(dot_four)(y + r, x, z + r * stride, stride, n, NULL, 0.0f, 0);
+        else
+            KERNEL(dot_four)(y + r, x, z + r * stride, stride, n, total + r * n, weight, 4);
+    for (; r < n_rows; r++) {
+        float same[4];
+
+        if (total == NULL)
+            KERNEL(dot_four)(same, x, z + r * stride, 0, n, NULL, 0.0f, 0);
+        else
+            KERNEL(dot_four)(same, x, z + r * stride, 0, n, total + r * n, weight, 1);
+        y[r] = same[0];
+    }
 }

@@ -42,6 +42,14 @@ typedef struct vtci_kernels {
     /* sum of x[i] * y[i] */
     float (*dot)(const float *x, const float *y, size_t n);
 
+    /*
+     * y[r] = sum of x[i] * z[r * stride + i], r < n_rows: one row with each of many. The bits of a
+     * sum depend on its two rows alone, not on its place among the others. On their way the rows
+     * are added to total [n_rows, n], `weight` times each, unless that is NULL.
+     */
+    void (*dot_rows)(float *y, const float *x, const float *z, size_t stride, size_t n_rows,
+                     size_t n, float *total, float weight);
+
     /* sum of (x[i] - y[i])^2, of two rows in either order the same bits */
     float (*square_distance)(const float *x, const float *y, size_t n);
 

@@ -27,6 +27,7 @@
  *   vec times_pow2(v, n)                        v * 2^n for integers n in [-126, 0]
  *   vec zero_below(v, x, bound)                 x < bound ? 0 : v
  *   float sum_lanes(v), top_lane(v)
+ *   void sum_lanes_of_4(float *y, a, b, c, d)   the sums of four, all formed in one order
  *   size_t first_equal(a, b)                    first lane where a == b, VL when there is none
  *   vec load_f16(const uint16_t *p), void store_f16(uint16_t *p, vec v), the same for bf16
  *   void stream_line(void *to, const void *from)  copies 64 bytes to a multiple of 64, past the
@@ -405,6 +406,7 @@ ATTRIBUTES static void KERNEL(f32_to_bf16)(uint16_t *y, const float *x, size_t n
 const vtci_kernels JOIN(vtci_kernels, SUFFIX) = {
     .name = NAME,
     .dot = KERNEL(dot),
+    .dot_rows = KERNEL(dot_rows),
     .dots = KERNEL(dots),
     .square_distance = KERNEL(square_distance),
     .multiply_panels = KERNEL(multiply_panels),

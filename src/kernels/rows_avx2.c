@@ -134,6 +134,18 @@ ATTRIBUTES static inline float sum_lanes(vec v)
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
 
+/* Pairs of vectors are interleaved and added until every four lanes hold a part of each sum. */
+ATTRIBUTES static inline void sum_lanes_of_4(float *y, vec a, vec b, vec c, vec d)
+{
+    const vec ab = _mm256_add_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+    const vec cd = _mm256_add_ps(_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+    const __m256d low = _mm256_unpacklo_pd(_mm256_castps_pd(ab), _mm256_castps_pd(cd));
+    const __m256d high = _mm256_unpackhi_pd(_mm256_castps_pd(ab), _mm256_castps_pd(cd));
+    const vec sums = _mm256_add_ps(_mm256_castpd_ps(low), _mm256_castpd_ps(high));
+
+    _mm_storeu_ps(y, _mm_add_ps(_mm256_castps256_ps128(sums), _mm256_extractf128_ps(sums, 1)));
+}
+
 ATTRIBUTES static inline float top_lane(vec v)
 {
     const __m128 four = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));

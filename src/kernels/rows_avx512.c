@@ -126,6 +126,20 @@ ATTRIBUTES static inline float sum_lanes(vec v)
     return _mm512_reduce_add_ps(v);
 }
 
+/* Pairs of vectors are interleaved and added until every four lanes hold a part of each sum. */
+ATTRIBUTES static inline void sum_lanes_of_4(float *y, vec a, vec b, vec c, vec d)
+{
+    const vec ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    const vec cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+    const __m512d low = _mm512_unpacklo_pd(_mm512_castps_pd(ab), _mm512_castps_pd(cd));
+    const __m512d high = _mm512_unpackhi_pd(_mm512_castps_pd(ab), _mm512_castps_pd(cd));
+    const vec sums = _mm512_add_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high));
+    const __m256 half =
+        _mm256_add_ps(_mm512_castps512_ps256(sums), _mm512_extractf32x8_ps(sums, 1));
+
+    _mm_storeu_ps(y, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
+}
+
 ATTRIBUTES static inline float top_lane(vec v)
 {
     return _mm512_reduce_max_ps(v);

@@ -17,6 +17,16 @@ static float dot_c(const float *x, const float *y, size_t n)
     return (float)sum;
 }
 
+static void dot_rows_c(float *y, const float *x, const float *z, size_t stride, size_t n_rows,
+                       size_t n, float *total, float weight)
+{
+    for (size_t r = 0; r < n_rows; r++, z += stride) {
+        y[r] = dot_c(x, z, n);
+        for (size_t i = 0; total != NULL && i < n; i++)
+            total[r * n + i] += weight * z[i];
+    }
+}
+
 static void dots_c(float *y, size_t y_stride, const float *const *x, size_t n_x, size_t x_step,
                    const float *const *z, size_t n_z, size_t z_step, size_t n_segments, size_t n)
 {
@@ -420,6 +430,7 @@ static void stream_rows_c(char *const *to, const char *const *from, size_t n_row
 const vtci_kernels vtci_kernels_c = {
     .name = "c",
     .dot = dot_c,
+    .dot_rows = dot_rows_c,
     .dots = dots_c,
     .square_distance = square_distance_c,
     .multiply_panels = multiply_panels_c,

@@ -131,6 +131,11 @@ static inline float sum_lanes(vec v)
     return vaddvq_f32(v);
 }
 
+static inline void sum_lanes_of_4(float *y, vec a, vec b, vec c, vec d)
+{
+    vst1q_f32(y, vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d)));
+}
+
 static inline float top_lane(vec v)
 {
     return vmaxnmvq_f32(v);

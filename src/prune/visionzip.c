@@ -10,12 +10,11 @@
  *
  * The authors leave ties open; here the lower row wins, and the lower target. Their count of
  * dominant tokens includes [CLS], ours does not. Cosines are M x contextual numbers, computed in
- * tiles of rows by one sgemm each and reduced to a place per row.
+ * tiles of rows and reduced to a place per row.
  */
 #include "visionzip.h"
 #include "../../include/vtc/prune.h"
-#include "../linalg/gemm.h"
-#include "../linalg/nearest.h"
+#include "../kernels/kernels.h"
 #include "../linalg/order.h"
 #include "../linalg/rows.h"
 #include "../plan/plan.h"
@@ -41,7 +40,7 @@ struct zip {
     int32_t *joined;       /* [contextual] rows that joined a target                      */
     float *targets;        /* [contextual, d] their unit rows                             */
     size_t *bad;           /* per tile the first place whose metric has no direction, or M */
-    char *slices;          /* per worker unit rows [TILE, d], cosines [TILE, contextual]  */
+    char *slices;          /* per worker rows [TILE, d], products [TILE, contextual]  */
     size_t slice_stride;
 };
 
@@ -106,7 +105,7 @@ static vtc_status open_zip(const vtci_call *call, const vtc_visionzip_params *pa
     VTCI_REQUIRE(call, metric->dim[0] == z->n_in, VTC_ERR_SHAPE,
                  "metric has %zu rows, cls_attention %zu", metric->dim[0], z->n_in);
     z->metric = vtci_rows_of(metric);
-    return vtci_check_gemm(call, TILE, z->params.contextual, metric->dim[1]);
+    return VTC_OK;
 }
 
 static void lay_out(vtci_arena *arena, struct zip *z)
@@ -203,27 +202,65 @@ static bool unit_row(const struct zip *z, size_t place, float *y)
     return false;
 }
 
+/* The metric of the rest's row `place` at a length whose products are ordinary numbers, which where
+ * it is nearest does not depend on: mostly the row itself, else a copy in tmp. NULL: it has no
+ * direction. */
+static const float *row_to_compare(const struct zip *z, size_t place, float *tmp)
+{
+    const size_t d = z->metric.n_cols;
+    const char *row = vtci_row(&z->metric, 0, (size_t)z->rest[place]);
+    const float *x = vtci_load_row(row, z->metric.dtype, d, tmp);
+    const float square = vtci_kernels_get()->dot(x, x, d);
+
+    if (square > 0x1p-80f && square < 0x1p80f)
+        return x;
+    return vtci_unit_row(tmp, x, d) ? tmp : NULL;
+}
+
+/* product [m, contextual] of rows with the targets: equal targets have equal bits. */
+static void compare_targets(const struct zip *z, const float *const *x, size_t m, float *product)
+{
+    enum { TARGETS = 16 }; /* whose pointers are on the stack */
+    const size_t d = z->metric.n_cols, n = z->params.contextual;
+
+    for (size_t t = 0; t < n; t += TARGETS) {
+        const size_t n_targets = vtci_min(TARGETS, n - t);
+        const float *y[TARGETS];
+
+        for (size_t r = 0; r < n_targets; r++)
+            y[r] = z->targets + (t + r) * d;
+        vtci_kernels_get()->dots(product + t, n, x, m, 0, y, n_targets, 0, 1, d);
+    }
+}
+
+static size_t first_largest(const float *x, size_t n)
+{
+    const vtci_kernels *k = vtci_kernels_get();
+
+    return k->first_at_least(x, n, k->max(x, n));
+}
+
 static void assign_tile(void *job, size_t index, size_t worker)
 {
     const struct zip *z = job;
     const size_t d = z->metric.n_cols, n = z->params.contextual;
-    const size_t begin = index * TILE, end = vtci_min(begin + TILE, z->n_rest);
-    float *unit = (float *)(void *)(z->slices + worker * z->slice_stride);
-    float *cosine = unit + TILE * d;
+    const size_t begin = index * TILE, m = vtci_min(TILE, z->n_rest - begin);
+    float *rows = (float *)(void *)(z->slices + worker * z->slice_stride);
+    float *product = rows + TILE * d;
+    const float *x[TILE];
 
     z->bad[index] = z->n_rest;
-    for (size_t i = begin; i < end; i++)
-        if (!unit_row(z, i, unit + (i - begin) * d))
-            z->bad[index] = vtci_min(z->bad[index], i);
-    vtci_sgemm(z->call, true, end - begin, n, d, unit, d, z->targets, d, cosine, n);
-    for (size_t i = begin; i < end; i++, unit += d, cosine += n) {
-        float best;
-
-        if (is_target(z, i))
-            z->owner[z->rest[i]] = (int32_t)(i / target_step(z));
-        else
-            z->owner[z->rest[i]] = (int32_t)vtci_nearest_row(unit, z->targets, cosine, n, d, &best);
+    for (size_t i = m; i-- > 0;) {
+        x[i] = row_to_compare(z, begin + i, rows + i * d);
+        if (x[i] == NULL) {
+            z->bad[index] = begin + i;
+            x[i] = z->targets;
+        }
     }
+    compare_targets(z, x, m, product);
+    for (size_t i = begin; i < begin + m; i++, product += n)
+        z->owner[z->rest[i]] =
+            (int32_t)(is_target(z, i) ? i / target_step(z) : first_largest(product, n));
 }
 
 static vtc_status assign_rest(struct zip *z)

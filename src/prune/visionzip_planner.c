@@ -3,8 +3,8 @@
  * where it is not given, and the mean of the keys, come before the plan. Inputs hold patches only.
  * A budget is divided into dominant and contextual tokens.
  */
-#include "../../include/vtc/score.h"
 #include "../base/tensor.h"
+#include "../score/cls_attention.h"
 #include "lm_score.h"
 #include "planners.h"
 #include "visionzip.h"
@@ -109,11 +109,10 @@ static vtc_status look(const void *params, const vtc_plan_inputs *image, size_t 
     lay_out(&arena, r);
     VTCI_TRY(vtci_arena_check(&r->call, &arena));
     r->rest = vtci_exec_behind(&r->call, &arena);
-    VTCI_TRY(vtc_mean_keys(image->keys, &r->metric, &r->rest));
     if (image->cls_attention != NULL)
-        return VTC_OK;
-    return vtc_cls_attention(&cls, image->cls_query, image->keys, image->cls_key, r->attention.data,
-                             &r->rest);
+        return vtc_mean_keys(image->keys, &r->metric, &r->rest);
+    return vtci_cls_attention_and_mean(&cls, image->cls_query, image->keys, image->cls_key,
+                                       r->attention.data, r->metric.data, &r->rest);
 }
 
 static vtc_status planner_check(const void *params, const vtc_plan_inputs *image, size_t n_keep,

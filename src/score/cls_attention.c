@@ -4,9 +4,12 @@
  *     a_h = softmax(scale q_h k_h^T)    mean or sum over heads, or each
  *
  * K is read once, in dot products, so that this runs at the pace of memory. Tasks are spans of keys
- * of a head: a single head as wide as C, PruMerge's, is work for several workers too.
+ * of a head: a single head as wide as C, PruMerge's, is work for several workers too. Where the
+ * mean of the keys over heads is wanted too, they are spans of all heads, and keys are added to it
+ * while they are in registers.
  */
-#include "../../include/vtc/score.h"
+#include "cls_attention.h"
+
 #include "../kernels/kernels.h"
 #include "../linalg/attention.h"
 #include "../linalg/rows.h"
@@ -14,7 +17,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { SPAN = 256 }; /* keys of a task */
+enum { SPAN = 256, SPAN_OF_ALL = 32, WIDENED = 16 }; /* keys of a task; those widened at once */
 
 struct cls {
     vtc_cls_attention_params params; /* scale and n_cols as they are used */
@@ -23,7 +26,8 @@ struct cls {
     vtci_rows k_cls;                 /* [G, d]; data NULL: none           */
     size_t n_keys;                   /* in the softmax, N or N + 1        */
     float *p;                        /* [H, n_keys], the extra key last   */
-    char *slices;                    /* a widened query, a widened key    */
+    float *mean;                     /* [N, d], or NULL                   */
+    char *slices;                    /* a widened query, widened keys     */
     size_t slice_stride;
 };
 
@@ -78,6 +82,7 @@ static vtc_status open_job(const vtci_call *call, const vtc_cls_attention_params
     VTCI_TRY(open_params(call, params, k->dim[2], k->dim[1], &c->params));
     c->q = vtci_rows_of(q);
     c->k = vtci_heads_of(k);
+    c->mean = NULL;
     memset(&c->k_cls, 0, sizeof(c->k_cls));
     if (k_cls != NULL)
         c->k_cls = vtci_rows_of(k_cls);
@@ -93,7 +98,7 @@ static bool is_wide(const struct cls *c)
 
 static void lay_out(vtci_arena *arena, const vtci_call *call, struct cls *c)
 {
-    const size_t floats = is_wide(c) ? 0 : vtci_mul(2, c->q.n_cols);
+    const size_t floats = is_wide(c) ? 0 : vtci_mul(1 + WIDENED, c->q.n_cols);
 
     c->p = vtci_take(arena, vtci_mul(c->q.n_rows, c->n_keys), sizeof(*c->p));
     c->slices = vtci_take_slices(arena, call, vtci_mul(floats, sizeof(float)), &c->slice_stride);
@@ -123,26 +128,76 @@ static size_t n_spans(const struct cls *c)
     return vtci_ceil_div(c->n_keys, SPAN);
 }
 
-static void multiply_span(void *job, size_t index, size_t worker)
+/* Rows of keys and, unless NULL, where their mean over heads is gathered. */
+struct keys {
+    const char *data;
+    size_t stride, n;
+    vtc_dtype dtype;
+    float *mean;
+};
+
+/* y[i] = q k_i */
+static void multiply_keys(float *y, const float *q, const struct keys *keys, size_t d, float weight,
+                          float *tmp)
 {
-    const struct cls *c = job;
     const vtci_kernels *kernels = vtci_kernels_get();
-    const size_t d = c->q.n_cols, h = index / n_spans(c), begin = index % n_spans(c) * SPAN;
-    const size_t end = vtci_min(begin + SPAN, c->n_keys);
-    const size_t group = h / (c->q.n_rows / c->k.n_heads);
+
+    if (keys->dtype == VTC_F32) {
+        kernels->dot_rows(y, q, (const float *)(const void *)keys->data,
+                          keys->stride / sizeof(float), keys->n, d, keys->mean, weight);
+        return;
+    }
+    for (size_t i = 0; i < keys->n; i += WIDENED) {
+        const size_t n = vtci_min(WIDENED, keys->n - i);
+
+        for (size_t j = 0; j < n; j++)
+            vtci_load_row(keys->data + (i + j) * keys->stride, keys->dtype, d, tmp + j * d);
+        kernels->dot_rows(y + i, q, tmp, d, n, d, keys->mean == NULL ? NULL : keys->mean + i * d,
+                          weight);
+    }
+}
+
+/* Logits of keys begin .. end - 1 of a head. */
+static void multiply_head(const struct cls *c, size_t h, size_t begin, size_t end, float *mean,
+                          size_t worker)
+{
+    const size_t d = c->q.n_cols, n_shared = c->q.n_rows / c->k.n_heads, group = h / n_shared;
+    const struct keys keys = { vtci_head_row(&c->k, 0, group, begin), c->k.row_stride,
+                               vtci_min(end, c->k.n_rows) - begin, c->k.dtype, mean };
     float *tmp =
         c->slice_stride == 0 ? NULL : (float *)(void *)(c->slices + worker * c->slice_stride);
     const float *q = vtci_load_row(vtci_row(&c->q, 0, h), c->q.dtype, d, tmp);
+    float *p = c->p + h * c->n_keys + begin;
 
     if (tmp != NULL)
         tmp += d;
-    for (size_t n = begin; n < end; n++) {
-        const float *key =
-            n < c->k.n_rows ? vtci_load_row(vtci_head_row(&c->k, 0, group, n), c->k.dtype, d, tmp)
-                            : vtci_load_row(vtci_row(&c->k_cls, 0, group), c->k_cls.dtype, d, tmp);
+    multiply_keys(p, q, &keys, d, 1.0f / (float)c->k.n_heads, tmp);
+    if (end > c->k.n_rows) {
+        const struct keys extra = { vtci_row(&c->k_cls, 0, group), 0, 1, c->k_cls.dtype, NULL };
 
-        c->p[h * c->n_keys + n] = kernels->dot(q, key, d);
+        multiply_keys(p + keys.n, q, &extra, d, 0.0f, tmp);
     }
+}
+
+static void multiply_span(void *job, size_t index, size_t worker)
+{
+    const struct cls *c = job;
+    const size_t begin = index % n_spans(c) * SPAN;
+
+    multiply_head(c, index / n_spans(c), begin, vtci_min(begin + SPAN, c->n_keys), NULL, worker);
+}
+
+/* A head of keys is added to the mean with the first of the queries that share it. */
+static void multiply_span_of_all(void *job, size_t index, size_t worker)
+{
+    const struct cls *c = job;
+    const size_t begin = index * SPAN_OF_ALL, end = vtci_min(begin + SPAN_OF_ALL, c->n_keys);
+    const size_t n = vtci_min(end, c->k.n_rows) - begin, n_shared = c->q.n_rows / c->k.n_heads;
+    float *mean = c->mean + begin * c->q.n_cols;
+
+    memset(mean, 0, n * c->q.n_cols * sizeof(*mean));
+    for (size_t h = 0; h < c->q.n_rows; h++)
+        multiply_head(c, h, begin, end, h % n_shared == 0 ? mean : NULL, worker);
 }
 
 static void normalise_head(void *job, size_t h, size_t worker)
@@ -186,9 +241,10 @@ vtc_status vtc_cls_attention_scratch(const vtc_cls_attention_params *params,
     return vtci_end_query(&call, &arena, bytes);
 }
 
-vtc_status vtc_cls_attention(const vtc_cls_attention_params *params, const vtc_tensor *q_cls,
-                             const vtc_tensor *k, const vtc_tensor *k_cls, float *a,
-                             const vtc_exec *exec)
+vtc_status vtci_cls_attention_and_mean(const vtc_cls_attention_params *params,
+                                       const vtc_tensor *q_cls, const vtc_tensor *k,
+                                       const vtc_tensor *k_cls, float *a, float *mean,
+                                       const vtc_exec *exec)
 {
     struct cls c;
     vtci_call call;
@@ -202,8 +258,19 @@ vtc_status vtc_cls_attention(const vtc_cls_attention_params *params, const vtc_t
     VTCI_TRY(vtci_arena_check(&call, &arena));
     if (c.params.n_cols == 0)
         return VTC_OK;
-    vtci_parallel(&call, c.q.n_rows * n_spans(&c), multiply_span, &c);
+    c.mean = mean;
+    if (mean != NULL)
+        vtci_parallel(&call, vtci_ceil_div(c.n_keys, SPAN_OF_ALL), multiply_span_of_all, &c);
+    else
+        vtci_parallel(&call, c.q.n_rows * n_spans(&c), multiply_span, &c);
     vtci_parallel(&call, c.q.n_rows, normalise_head, &c);
     write_heads(&c, a);
     return VTC_OK;
+}
+
+vtc_status vtc_cls_attention(const vtc_cls_attention_params *params, const vtc_tensor *q_cls,
+                             const vtc_tensor *k, const vtc_tensor *k_cls, float *a,
+                             const vtc_exec *exec)
+{
+    return vtci_cls_attention_and_mean(params, q_cls, k, k_cls, a, NULL, exec);
 }

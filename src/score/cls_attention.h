@@ -1,0 +1,14 @@
+/* cls_attention.h: the attention of [CLS] and the mean of the keys from one pass over K. */
+#ifndef VTCI_CLS_ATTENTION_H
+#define VTCI_CLS_ATTENTION_H
+
+#include "../../include/vtc/score.h"
+
+/* vtc_cls_attention(), whose checks and scratch it has, and, unless NULL, mean [N, d] = the mean of
+ * k over its heads, as vtc_mean_keys(). `mean` overlaps nothing. */
+vtc_status vtci_cls_attention_and_mean(const vtc_cls_attention_params *params,
+                                       const vtc_tensor *q_cls, const vtc_tensor *k,
+                                       const vtc_tensor *k_cls, float *a, float *mean,
+                                       const vtc_exec *exec);
+
+#endif
