@@ -10,13 +10,9 @@ static vtc_plan fastv(const float *score, size_t n, size_t n_keep, const float *
 {
     vtc_plan plan = empty_plan(n, n_keep, 0);
     vtc_exec exec = VTC_EXEC_INIT;
-    size_t bytes;
 
-    assert_int_equal(vtc_fastv_scratch(n, &exec, &bytes), VTC_OK);
-    exec_scratch(&exec, bytes);
     assert_int_equal(vtc_fastv(score, n, n_keep, mass, &plan, &exec), VTC_OK);
     assert_int_equal(vtc_plan_validate(&plan, NULL), VTC_OK);
-    exec_scratch_free(&exec);
     return plan;
 }
 
@@ -107,21 +103,19 @@ static void the_mask_hides_what_is_dropped(void **state)
     guard_free(seen);
 }
 
-static void refused(const float *score, size_t n_keep, const float *mass, size_t scratch,
-                    vtc_status status, const char *part)
+static void refused(const float *score, size_t n_keep, const float *mass, vtc_status status,
+                    const char *part)
 {
     vtc_plan plan = empty_plan(4, 4, 0);
     vtc_exec exec = VTC_EXEC_INIT;
     error_log log;
 
-    exec_scratch(&exec, scratch);
     record_errors(&exec, &log);
     poison(plan.keep, 4 * sizeof(int32_t));
     poison(plan.score, 4 * sizeof(float));
     assert_failed(&log, vtc_fastv(score, 4, n_keep, mass, &plan, &exec), status, part);
     assert_true(is_poisoned(plan.keep, 4 * sizeof(int32_t)));
     assert_true(is_poisoned(plan.score, 4 * sizeof(float)));
-    exec_scratch_free(&exec);
     free_plan(&plan);
 }
 
@@ -134,11 +128,10 @@ static void bad_arguments_leave_outputs_untouched(void **state)
     error_log log;
 
     (void)state;
-    refused(score, 2, NULL, 64, VTC_ERR_DATA, "score[2]");
-    refused(fine, 5, NULL, 64, VTC_ERR_BUDGET, "5 of 4");
-    refused(fine, 2, mass, 64, VTC_ERR_DATA, "mass[1]");
-    refused(fine, 2, NULL, 0, VTC_ERR_SCRATCH, "scratch");
-    refused(NULL, 2, NULL, 64, VTC_ERR_NULL, "score");
+    refused(score, 2, NULL, VTC_ERR_DATA, "score[2]");
+    refused(fine, 5, NULL, VTC_ERR_BUDGET, "5 of 4");
+    refused(fine, 2, mass, VTC_ERR_DATA, "mass[1]");
+    refused(NULL, 2, NULL, VTC_ERR_NULL, "score");
     record_errors(&exec, &log);
     assert_failed(&log, vtc_fastv_count(VTC_FASTV_KEPT_SHARE, 9, NAN, &n, &exec), VTC_ERR_RANGE,
                   "nan");

@@ -223,17 +223,26 @@ static float naive_max(const float *w, size_t n_rows, size_t i, bool accumulate,
     return top;
 }
 
+/* Plain numbers take another path than those whose sum is NaN. */
+static void fill_plain_or_odd(uint64_t *seed, float *x, size_t n, bool odd)
+{
+    if (odd)
+        fill_odd(seed, x, n, true);
+    else
+        rng_fill(seed, x, n);
+}
+
 static void check_max_at(const vtci_kernels *k, uint64_t *seed, size_t n_rows, size_t n,
-                         bool weighted, bool accumulate)
+                         bool weighted, bool accumulate, bool odd)
 {
     static float y[MAX_LENGTH], want[MAX_LENGTH];
     const float *w = weighted ? weight : NULL;
 
     for (size_t r = 0; r < n_rows; r++) {
         weight[r] = 0.5f + fabsf(rng_f32(seed));
-        fill_odd(seed, row_memory[r], n, true);
+        fill_plain_or_odd(seed, row_memory[r], n, odd);
     }
-    fill_odd(seed, y, n, true);
+    fill_plain_or_odd(seed, y, n, odd);
     for (size_t i = 0; i < n; i++)
         want[i] = naive_max(w, n_rows, i, accumulate, y[i]);
     k->combine_max(y, rows, w, n_rows, n, accumulate);
@@ -247,9 +256,9 @@ static void combine_max_keeps_bits_and_nan_wins(const vtci_kernels *k)
     point_at_rows();
     for (size_t i = 0; i < N_LENGTHS; i++)
         for (size_t c = 1; c < N_ROW_COUNTS; c++)
-            for (unsigned options = 0; options < 4; options++)
+            for (unsigned options = 0; options < 8; options++)
                 check_max_at(k, &seed, row_counts[c], length_at(i), (options & 1) != 0,
-                             (options & 2) != 0);
+                             (options & 2) != 0, (options & 4) != 0);
 }
 
 /* ---- the largest, and the first that is large -------------------------------------------------

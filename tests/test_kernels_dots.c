@@ -98,6 +98,25 @@ static void dots_are_near_the_double_sums_wherever_a_pair_stands(const vtci_kern
         }
 }
 
+static void a_product_with_the_square_has_the_bits_of_two_products(const vtci_kernels *k)
+{
+    uint64_t seed = 9;
+
+    for (size_t i = 0; i < N_LENGTHS; i++) {
+        const size_t n = length_at(i);
+        float *x = guard_alloc(n * sizeof(*x)), *y = guard_alloc(n * sizeof(*y)), square;
+
+        rng_fill(&seed, x, n);
+        rng_fill(&seed, y, n);
+        guard_readonly(x);
+        guard_readonly(y);
+        assert_true(same_value(k->dot_and_square(x, y, n, &square), k->dot(x, y, n)));
+        assert_true(same_value(square, k->dot(x, x, n)));
+        guard_free(x);
+        guard_free(y);
+    }
+}
+
 /* ---- one row with each of many --------------------------------------------------------------- */
 
 enum { MOST_ROWS = 11 };
@@ -167,6 +186,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         on_every_table(dots_are_near_the_double_sums_wherever_a_pair_stands),
+        on_every_table(a_product_with_the_square_has_the_bits_of_two_products),
         on_every_table(one_row_with_each_of_many_gives_the_same_bits_at_any_place),
     };
 

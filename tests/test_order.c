@@ -27,6 +27,32 @@ static void assert_ranked(const float *score, bool rising, const int32_t *order,
     }
 }
 
+/* The indices with fewer than k before them, ascending. */
+static void assert_selected(const float *score, const int32_t *chosen, size_t n, size_t k)
+{
+    size_t n_chosen = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        size_t place = 0;
+
+        for (size_t j = 0; j < n; j++)
+            place += goes_before(score, false, j, i);
+        if (place < k && chosen[n_chosen++] != (int32_t)i)
+            fail_msg("%zu is among the best %zu of %zu and not chosen", i, k, n);
+    }
+    assert_int_equal(n_chosen, k);
+}
+
+static void check_selection(const float *readonly, size_t n, size_t k)
+{
+    int32_t *chosen = guard_alloc(k * sizeof(*chosen));
+
+    poison(chosen, k * sizeof(*chosen));
+    vtci_select_top(chosen, readonly, n, k);
+    assert_selected(readonly, chosen, n, k);
+    guard_free(chosen);
+}
+
 static void check_all(const float *score, size_t n)
 {
     int32_t *order = guard_alloc(n * sizeof(*order));
@@ -41,6 +67,7 @@ static void check_all(const float *score, size_t n)
         poison(order, n * sizeof(*order));
         vtci_top_k(order, readonly, n, ks[i]);
         assert_ranked(score, false, order, n, ks[i]);
+        check_selection(readonly, n, ks[i]);
     }
     guard_free(order);
     guard_free((void *)(uintptr_t)readonly);

@@ -57,9 +57,6 @@ typedef enum vtc_fastv_rule {
 VTC_API VTC_NODISCARD vtc_status vtc_fastv_count(vtc_fastv_rule rule, size_t n, double value,
                                                  size_t *n_keep, const vtc_exec *exec);
 
-VTC_API VTC_NODISCARD vtc_status vtc_fastv_scratch(size_t n_in, const vtc_exec *exec,
-                                                   size_t *bytes);
-
 /*
  * vtc_fastv() keeps the n_keep vision tokens that the last token attends to most, ascending.
  *
@@ -78,11 +75,11 @@ VTC_API VTC_NODISCARD vtc_status vtc_fastv_scratch(size_t n_in, const vtc_exec *
  *
  * n_keep 0 drops all, n_keep = n_in keeps all. Ties go to the lower row. Laws: kept rows ascend;
  * permuting tokens permutes the plan; the mass of what is dropped is lost; constant tokens stay.
- * Time O(n_in + n_keep log n_in). Returns VTC_ERR_BUDGET for n_keep above n_in, VTC_ERR_DATA for
- * NaN or Inf in score and for masses that are not positive and finite, else VTC_ERR_NULL, ROOM,
- * OVERLAP, OVERFLOW or SCRATCH. Checked against: the authors' decoder loops (drop, mask, Hugging
- * Face port), run (PyTorch 1.13). Source: Chen et al., "An Image is Worth 1/2 Tokens After Layer
- * 2", ECCV 2024, section 4.
+ * Time O(n_in), no scratch. Returns VTC_ERR_BUDGET for n_keep above n_in, VTC_ERR_DATA for NaN or
+ * Inf in score and for masses that are not positive and finite, else VTC_ERR_NULL, ROOM, OVERLAP or
+ * OVERFLOW. Checked against: the authors' decoder loops (drop, mask, Hugging Face port), run
+ * (PyTorch 1.13). Source: Chen et al., "An Image is Worth 1/2 Tokens After Layer 2", ECCV 2024,
+ * section 4.
  */
 VTC_API VTC_NODISCARD vtc_status vtc_fastv(const float *score, size_t n_in, size_t n_keep,
                                            const float *mass, vtc_plan *plan, const vtc_exec *exec);

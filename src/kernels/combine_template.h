@@ -65,45 +65,71 @@ ATTRIBUTES static void OF(combine)(float *y, const ELEMENT *const *x, const floa
     }
 }
 
-/* The same for maxima. Multiplying by 1 changes no value, so one loop serves both cases. */
+INLINE vec OF(weighted)(const ELEMENT *row, vec weight, const int weighs)
+{
+    return weighs ? mul(weight, LOAD(row)) : LOAD(row);
+}
+
+/*
+ * Maxima of a block. To let a NaN win takes as long as all the rest, and there rarely is one:
+ * unless `minds_nan` the block is also summed, which is free, and when that sum is NaN nothing is
+ * stored and 0 returned.
+ */
+INLINE int OF(max_block)(float *y, const ELEMENT *const *x, const float *w, size_t n_rows, size_t i,
+                         int accumulate, const int weighs, const int minds_nan)
+{
+    vec top[4], sum[4];
+
+    UNROLL for (int j = 0; j < 4; j++)
+    {
+        top[j] = accumulate ? load(y + i + j * VL) : fill(-INFINITY);
+        sum[j] = fill(0.0f);
+    }
+    for (size_t r = 0; r < n_rows; r++) {
+        const ELEMENT *row = x[r] + i;
+        const vec a = fill(weighs ? w[r] : 1.0f);
+
+        OF(prefetch)(row);
+        UNROLL for (int j = 0; j < 4; j++)
+        {
+            const vec v = OF(weighted)(row + j * VL, a, weighs);
+
+            top[j] = minds_nan ? larger_or_nan(top[j], v) : larger(top[j], v);
+            sum[j] = add(sum[j], v);
+        }
+    }
+    if (!minds_nan && has_nan(add(add(sum[0], sum[1]), add(sum[2], sum[3]))))
+        return 0;
+    UNROLL for (int j = 0; j < 4; j++) store(y + i + j * VL, top[j]);
+    return 1;
+}
+
+/* The same for maxima, of rows as they are unless it weighs them. */
+INLINE void OF(combine_max_of)(float *y, const ELEMENT *const *x, const float *w, size_t n_rows,
+                               size_t n, int accumulate, const int weighs)
+{
+    size_t i = 0;
+
+    for (; n - i >= BLOCK; i += BLOCK)
+        if (!OF(max_block)(y, x, w, n_rows, i, accumulate, weighs, 0))
+            OF(max_block)(y, x, w, n_rows, i, accumulate, weighs, 1);
+    for (; i < n; i += VL) {
+        const size_t m = LANES(n - i);
+        vec t = accumulate ? load_some(y + i, m, 0.0f) : fill(-INFINITY);
+
+        for (size_t r = 0; r < n_rows; r++)
+            t = larger_or_nan(t, mul(fill(weighs ? w[r] : 1.0f), LOAD_SOME(x[r] + i, m)));
+        store_some(y + i, m, t);
+    }
+}
+
 ATTRIBUTES static void OF(combine_max)(float *y, const ELEMENT *const *x, const float *w,
                                        size_t n_rows, size_t n, int accumulate)
 {
-    const vec lowest = fill(-INFINITY);
-    size_t i = 0;
-
-    for (; n - i >= BLOCK; i += BLOCK) {
-        vec t0 = accumulate ? load(y + i) : lowest;
-        vec t1 = accumulate ? load(y + i + VL) : lowest;
-        vec t2 = accumulate ? load(y + i + 2 * VL) : lowest;
-        vec t3 = accumulate ? load(y + i + 3 * VL) : lowest;
-
-        for (size_t r = 0; r < n_rows; r++) {
-            const ELEMENT *row = x[r] + i;
-            const vec a = fill(w == NULL ? 1.0f : w[r]);
-
-            OF(prefetch)(row);
-            t0 = larger_or_nan(t0, mul(a, LOAD(row)));
-            t1 = larger_or_nan(t1, mul(a, LOAD(row + VL)));
-            t2 = larger_or_nan(t2, mul(a, LOAD(row + 2 * VL)));
-            t3 = larger_or_nan(t3, mul(a, LOAD(row + 3 * VL)));
-        }
-        store(y + i, t0);
-        store(y + i + VL, t1);
-        store(y + i + 2 * VL, t2);
-        store(y + i + 3 * VL, t3);
-    }
-    for (; i < n; i += VL) {
-        const size_t m = LANES(n - i);
-        vec t = accumulate ? load_some(y + i, m, 0.0f) : lowest;
-
-        for (size_t r = 0; r < n_rows; r++) {
-            const vec a = fill(w == NULL ? 1.0f : w[r]);
-
-            t = larger_or_nan(t, mul(a, LOAD_SOME(x[r] + i, m)));
-        }
-        store_some(y + i, m, t);
-    }
+    if (w == NULL)
+        OF(combine_max_of)(y, x, w, n_rows, n, accumulate, 0);
+    else
+        OF(combine_max_of)(y, x, w, n_rows, n, accumulate, 1);
 }
 
 #undef ELEMENT

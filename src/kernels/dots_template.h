@@ -90,8 +90,7 @@ INLINE void KERNEL(dot_step)(vec sum[4], const float *x, const float *z, size_t 
     const vec v = KERNEL(load_next)(x, m, 0.0f);
     vec row[4];
 
-    UNROLL for (int r = 0; r < 4; r++) row[r] =
-        KERNEL(load_next)(z + (size_t)r * stride, m, 0.0f);
+    UNROLL for (int r = 0; r < 4; r++) row[r] = KERNEL(load_next)(z + (size_t)r * stride, m, 0.0f);
     UNROLL for (int r = 0; r < 4; r++) sum[r] = fma3(v, row[r], sum[r]);
     UNROLL for (int r = 0; r < n_rows; r++)
     {

@@ -42,6 +42,9 @@ typedef struct vtci_kernels {
     /* sum of x[i] * y[i] */
     float (*dot)(const float *x, const float *y, size_t n);
 
+    /* The same, and *square = sum of x[i]^2: the bits of both are those of dot(). */
+    float (*dot_and_square)(const float *x, const float *y, size_t n, float *square);
+
     /*
      * y[r] = sum of x[i] * z[r * stride + i], r < n_rows: one row with each of many. The bits of a
      * sum depend on its two rows alone, not on its place among the others. On their way the rows

@@ -27,6 +27,7 @@
  *   vec times_pow2(v, n)                        v * 2^n for integers n in [-126, 0]
  *   vec zero_below(v, x, bound)                 x < bound ? 0 : v
  *   float sum_lanes(v), top_lane(v)
+ *   int has_nan(v)
  *   void sum_lanes_of_4(float *y, a, b, c, d)   the sums of four, all formed in one order
  *   size_t first_equal(a, b)                    first lane where a == b, VL when there is none
  *   vec load_f16(const uint16_t *p), void store_f16(uint16_t *p, vec v), the same for bf16
@@ -95,6 +96,32 @@ ATTRIBUTES static float KERNEL(dot)(const float *x, const float *y, size_t n)
         s0 = fma3(load_some(x + i, m, 0.0f), load_some(y + i, m, 0.0f), s0);
     }
     return sum_lanes(add(add(s0, s1), add(s2, s3)));
+}
+
+ATTRIBUTES static float KERNEL(dot_and_square)(const float *x, const float *y, size_t n,
+                                               float *square)
+{
+    vec dot[4] = { fill(0.0f), fill(0.0f), fill(0.0f), fill(0.0f) };
+    vec own[4] = { fill(0.0f), fill(0.0f), fill(0.0f), fill(0.0f) };
+    size_t i = 0;
+
+    for (; n - i >= BLOCK; i += BLOCK)
+        UNROLL for (int j = 0; j < 4; j++)
+        {
+            const vec v = load(x + i + j * VL);
+
+            dot[j] = fma3(v, load(y + i + j * VL), dot[j]);
+            own[j] = fma3(v, v, own[j]);
+        }
+    for (; i < n; i += VL) {
+        const size_t m = LANES(n - i);
+        const vec v = load_some(x + i, m, 0.0f);
+
+        dot[0] = fma3(v, load_some(y + i, m, 0.0f), dot[0]);
+        own[0] = fma3(v, v, own[0]);
+    }
+    *square = sum_lanes(add(add(own[0], own[1]), add(own[2], own[3])));
+    return sum_lanes(add(add(dot[0], dot[1]), add(dot[2], dot[3])));
 }
 
 INLINE vec KERNEL(add_square)(vec x, vec y, vec sum)
@@ -406,6 +433,7 @@ ATTRIBUTES static void KERNEL(f32_to_bf16)(uint16_t *y, const float *x, size_t n
 const vtci_kernels JOIN(vtci_kernels, SUFFIX) = {
     .name = NAME,
     .dot = KERNEL(dot),
+    .dot_and_square = KERNEL(dot_and_square),
     .dot_rows = KERNEL(dot_rows),
     .dots = KERNEL(dots),
     .square_distance = KERNEL(square_distance),

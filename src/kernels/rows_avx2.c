@@ -146,6 +146,11 @@ ATTRIBUTES static inline void sum_lanes_of_4(float *y, vec a, vec b, vec c, vec 
     _mm_storeu_ps(y, _mm_add_ps(_mm256_castps256_ps128(sums), _mm256_extractf128_ps(sums, 1)));
 }
 
+ATTRIBUTES static inline int has_nan(vec v)
+{
+    return _mm256_movemask_ps(_mm256_cmp_ps(v, v, _CMP_UNORD_Q)) != 0;
+}
+
 ATTRIBUTES static inline float top_lane(vec v)
 {
     const __m128 four = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));

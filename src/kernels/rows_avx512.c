@@ -140,6 +140,11 @@ ATTRIBUTES static inline void sum_lanes_of_4(float *y, vec a, vec b, vec c, vec 
     _mm_storeu_ps(y, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
 }
 
+ATTRIBUTES static inline int has_nan(vec v)
+{
+    return _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q) != 0;
+}
+
 ATTRIBUTES static inline float top_lane(vec v)
 {
     return _mm512_reduce_max_ps(v);

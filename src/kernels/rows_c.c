@@ -17,6 +17,12 @@ static float dot_c(const float *x, const float *y, size_t n)
     return (float)sum;
 }
 
+static float dot_and_square_c(const float *x, const float *y, size_t n, float *square)
+{
+    *square = dot_c(x, x, n);
+    return dot_c(x, y, n);
+}
+
 static void dot_rows_c(float *y, const float *x, const float *z, size_t stride, size_t n_rows,
                        size_t n, float *total, float weight)
 {
@@ -430,6 +436,7 @@ static void stream_rows_c(char *const *to, const char *const *from, size_t n_row
 const vtci_kernels vtci_kernels_c = {
     .name = "c",
     .dot = dot_c,
+    .dot_and_square = dot_and_square_c,
     .dot_rows = dot_rows_c,
     .dots = dots_c,
     .square_distance = square_distance_c,

@@ -136,6 +136,11 @@ static inline void sum_lanes_of_4(float *y, vec a, vec b, vec c, vec d)
     vst1q_f32(y, vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d)));
 }
 
+static inline int has_nan(vec v)
+{
+    return vminvq_u32(vceqq_f32(v, v)) == 0;
+}
+
 static inline float top_lane(vec v)
 {
     return vmaxnmvq_f32(v);

@@ -1,8 +1,11 @@
 /*
  * Rankings by a heap of (score, index) pairs. The pair order is total, so the result is unique and
- * needs neither a stable sort nor scratch memory.
+ * needs neither a stable sort nor scratch memory. Where only the set of the best counts, the k-th
+ * score is found digit by digit.
  */
 #include "order.h"
+
+#include <string.h>
 
 /* Does index a stand before index b? `sign` -1 turns the ranking round, not the tie rule. */
 static bool before(const float *score, float sign, int32_t a, int32_t b)
@@ -63,6 +66,59 @@ void vtci_argsort_falling(int32_t *order, const float *score, size_t n)
 void vtci_argsort_rising(int32_t *order, const float *score, size_t n)
 {
     rank(order, score, n, n, -1.0f);
+}
+
+/* ---- the best, unranked ---------------------------------------------------------------------- */
+
+enum { DIGIT_BITS = 8, DIGITS = 1 << DIGIT_BITS };
+
+/* An integer that orders like the score; both zeros have the same. */
+static uint32_t key_of(float score)
+{
+    const float x = score + 0.0f;
+    uint32_t bits;
+
+    memcpy(&bits, &x, sizeof(bits));
+    return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
+}
+
+/* The k-th largest key, 0 < k <= n: of the keys that share its first digits those are counted that
+ * have each next digit. *n_equal: how many of the keys equal to it are among the k. */
+static uint32_t kth_key(const float *score, size_t n, size_t k, size_t *n_equal)
+{
+    uint32_t key = 0, mask = 0;
+
+    for (int shift = 32 - DIGIT_BITS; shift >= 0; shift -= DIGIT_BITS) {
+        size_t count[DIGITS] = { 0 };
+        uint32_t digit = DIGITS - 1;
+
+        for (size_t i = 0; i < n; i++) {
+            const uint32_t other = key_of(score[i]);
+
+            count[other >> shift & (DIGITS - 1)] += (other & mask) == key;
+        }
+        for (; count[digit] < k; digit--)
+            k -= count[digit];
+        key |= digit << shift;
+        mask |= (uint32_t)(DIGITS - 1) << shift;
+    }
+    *n_equal = k;
+    return key;
+}
+
+void vtci_select_top(int32_t *chosen, const float *score, size_t n, size_t k)
+{
+    size_t n_equal = 0, n_chosen = 0;
+    const uint32_t least = k == 0 ? UINT32_MAX : kth_key(score, n, k, &n_equal);
+
+    for (size_t i = 0; n_chosen < k; i++) {
+        const uint32_t key = key_of(score[i]);
+        const size_t equal = key == least && n_equal > 0;
+
+        chosen[n_chosen] = (int32_t)i;
+        n_chosen += (key > least) | equal;
+        n_equal -= equal;
+    }
 }
 
 void vtci_sort_i32(int32_t *x, size_t n)

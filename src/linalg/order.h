@@ -10,6 +10,9 @@
  * rest is left in no meaningful order. k <= n. O(n + k log n), no scratch. */
 void vtci_top_k(int32_t *order, const float *score, size_t n, size_t k);
 
+/* chosen[0..k-1] = the same indices, ascending. O(n), no scratch. */
+void vtci_select_top(int32_t *chosen, const float *score, size_t n, size_t k);
+
 /* All n indices by falling (or rising) score. */
 void vtci_argsort_falling(int32_t *order, const float *score, size_t n);
 void vtci_argsort_rising(int32_t *order, const float *score, size_t n);

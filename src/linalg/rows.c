@@ -81,24 +81,25 @@ void vtci_combine_begin(vtci_combine *c, float *y, size_t n, vtc_dtype dtype, bo
     c->n = n;
     c->dtype = dtype;
     c->max = max;
-    c->started = false;
+    c->weighs = c->started = false;
     c->n_held = 0;
 }
 
 static void combine_held(vtci_combine *c)
 {
     const vtci_kernels *k = vtci_kernels_get();
+    const float *w = c->max && !c->weighs ? NULL : c->w;
 
-    if (c->dtype == VTC_F32) {
-        (c->max ? k->combine_max : k->combine)(c->y, c->x.f32, c->w, c->n_held, c->n, c->started);
-    } else if (c->dtype == VTC_F16) {
-        (c->max ? k->combine_max_f16 : k->combine_f16)(c->y, c->x.u16, c->w, c->n_held, c->n,
+    if (c->dtype == VTC_F32)
+        (c->max ? k->combine_max : k->combine)(c->y, c->x.f32, w, c->n_held, c->n, c->started);
+    else if (c->dtype == VTC_F16)
+        (c->max ? k->combine_max_f16 : k->combine_f16)(c->y, c->x.u16, w, c->n_held, c->n,
                                                        c->started);
-    } else {
-        (c->max ? k->combine_max_bf16 : k->combine_bf16)(c->y, c->x.u16, c->w, c->n_held, c->n,
+    else
+        (c->max ? k->combine_max_bf16 : k->combine_bf16)(c->y, c->x.u16, w, c->n_held, c->n,
                                                          c->started);
-    }
     c->started = true;
+    c->weighs = false;
     c->n_held = 0;
 }
 
@@ -110,6 +111,7 @@ void vtci_combine_add(vtci_combine *c, const void *row, float weight)
         c->x.f32[c->n_held] = row;
     else
         c->x.u16[c->n_held] = row;
+    c->weighs |= weight != 1.0f;
     c->w[c->n_held++] = weight;
 }
 

@@ -37,7 +37,7 @@ typedef struct vtci_combine {
     float *y; /* [n] the row being built */
     size_t n;
     vtc_dtype dtype;
-    bool max, started;
+    bool max, weighs, started; /* weighs: a weight that is held is not 1 */
     size_t n_held;
     union {
         const float *f32[VTCI_COMBINE_BATCH];

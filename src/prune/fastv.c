@@ -11,7 +11,6 @@
  * keys while decoding, and the one that runs layer K - 1 twice, are shortcuts that are not
  * followed. The score is one row of attention: K is read once.
  */
-#include "../linalg/order.h"
 #include "lm_score.h"
 #include "planners.h"
 #include "selection.h"
@@ -36,33 +35,16 @@ vtc_status vtc_fastv_count(vtc_fastv_rule rule, size_t n, double value, size_t *
     return VTC_OK;
 }
 
-vtc_status vtc_fastv_scratch(size_t n_in, const vtc_exec *exec, size_t *bytes)
-{
-    vtci_call call;
-    vtci_arena arena;
-
-    VTCI_TRY(vtci_begin_query(&call, "vtc_fastv_scratch", exec, bytes));
-    arena = vtci_arena_open(&call);
-    vtci_take(&arena, n_in, sizeof(int32_t));
-    return vtci_end_query(&call, &arena, bytes);
-}
-
 vtc_status vtc_fastv(const float *score, size_t n_in, size_t n_keep, const float *mass,
                      vtc_plan *plan, const vtc_exec *exec)
 {
     vtci_call call;
-    vtci_arena arena;
-    int32_t *order;
 
     VTCI_TRY(vtci_begin(&call, "vtc_fastv", exec));
     VTCI_REQUIRE(&call, score != NULL || n_in == 0, VTC_ERR_NULL, "score is NULL");
     VTCI_TRY(vtci_selection_open(&call, plan, n_in, n_keep, mass));
-    arena = vtci_arena_open(&call);
-    order = vtci_take(&arena, n_in, sizeof(*order));
-    VTCI_TRY(vtci_arena_check(&call, &arena));
     VTCI_TRY(vtci_check_scores(&call, score, n_in));
-    vtci_top_k(order, score, n_in, n_keep);
-    return vtci_selection_write(&call, plan, score, n_in, order, n_keep, mass);
+    return vtci_selection_write(&call, plan, score, n_in, n_keep, mass);
 }
 
 /* ---- the masking variant --------------------------------------------------------------------- */
@@ -103,7 +85,7 @@ static vtc_status planner_count(const void *params, const vtc_plan_inputs *image
 static vtc_status planner_scratch(const void *params, const vtc_plan_inputs *image, size_t n_keep,
                                   const vtc_exec *exec, size_t *bytes)
 {
-    size_t of_score, of_plan;
+    size_t of_score;
     vtci_arena arena;
     vtci_call call;
 
@@ -111,10 +93,9 @@ static vtc_status planner_scratch(const void *params, const vtc_plan_inputs *ima
     (void)n_keep;
     VTCI_TRY(vtci_begin_query(&call, "fastv", exec, bytes));
     VTCI_TRY(vtci_last_row_score_scratch(&call, image, &of_score));
-    VTCI_TRY(vtc_fastv_scratch(image->n_rows, exec, &of_plan));
     arena = vtci_arena_open(&call);
     vtci_take(&arena, image->n_rows, sizeof(float));
-    vtci_take_bytes(&arena, vtci_max(of_score, of_plan));
+    vtci_take_bytes(&arena, of_score);
     return vtci_end_query(&call, &arena, bytes);
 }
 

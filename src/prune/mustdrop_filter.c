@@ -174,7 +174,7 @@ static void mark_kept(vtci_mustdrop_filter *f)
                          : 0;
     if (f->p.n_keep == VTC_MUSTDROP_BY_RULE || f->p.n_keep == 0)
         return;
-    vtci_top_k(f->order, f->score, f->n, f->p.n_keep);
+    vtci_select_top(f->order, f->score, f->n, f->p.n_keep);
     for (size_t i = 0; i < f->p.n_keep; i++)
         f->mark[f->order[i]] = KEPT;
 }

@@ -54,14 +54,12 @@ vtc_status vtci_check_scores(const vtci_call *call, const float *score, size_t n
 }
 
 vtc_status vtci_selection_write(const vtci_call *call, vtc_plan *plan, const float *score,
-                                size_t n_in, int32_t *order, size_t n_out, const float *mass)
+                                size_t n_in, size_t n_out, const float *mass)
 {
     VTCI_TRY(vtci_selection_open(call, plan, n_in, n_out, mass));
     VTCI_TRY(
         vtci_plan_check_apart(call, plan, n_in, n_out, 0, "score", score, n_in * sizeof(*score)));
-    vtci_sort_i32(order, n_out);
-    for (size_t j = 0; j < n_out; j++)
-        plan->keep[j] = order[j];
+    vtci_select_top(plan->keep, score, n_in, n_out);
     for (size_t i = 0; plan->score != NULL && i < n_in; i++)
         plan->score[i] = score[i];
     vtci_selection_finish(plan, n_in, n_out, mass);

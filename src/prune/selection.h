@@ -18,14 +18,11 @@ void vtci_selection_finish(vtc_plan *plan, size_t n_in, size_t n_out, const floa
 /* VTC_ERR_DATA for the first score that is NaN or infinite. */
 VTC_NODISCARD vtc_status vtci_check_scores(const vtci_call *call, const float *score, size_t n);
 
-/*
- * The plan of the rows order[0 .. n_out - 1], ascending, with `score` as its scores: what is left
- * of a planner that ranks rows. `order` is scratch memory and sorted in place. Checks room and
- * memory (score, masses, the plan) before it writes.
- */
+/* The plan of the n_out rows of the largest scores, ascending: what is left of a planner that ranks
+ * rows. Checks room and memory (score, masses, the plan) before it writes. */
 VTC_NODISCARD vtc_status vtci_selection_write(const vtci_call *call, vtc_plan *plan,
-                                              const float *score, size_t n_in, int32_t *order,
-                                              size_t n_out, const float *mass);
+                                              const float *score, size_t n_in, size_t n_out,
+                                              const float *mass);
 
 /* score = 0, for methods that rank nothing. */
 void vtci_plan_no_score(vtc_plan *plan, size_t n_in);

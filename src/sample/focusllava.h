@@ -32,7 +32,7 @@ typedef struct vtci_focus {
 
     double *sums; /* [n_down, C] sums of a row of regions                                    */
     size_t *bad;  /* [n_down] the first position that is not finite, or H W                  */
-    char *slices; /* per worker: 2 rows, and the length of each position of a region         */
+    char *slices; /* per worker: see vtci_focus_slice                                        */
     size_t slice_stride;
 } vtci_focus;
 
@@ -67,6 +67,9 @@ vtci_box vtci_focus_region(const vtci_focus *f, size_t region);
 size_t vtci_focus_n_cells(const vtci_focus *f, const vtci_box *region, size_t s);
 vtci_box vtci_focus_cell(const vtci_focus *f, const vtci_box *region, size_t s, size_t index);
 
+/* The place of a scale's first token among those of its region. */
+size_t vtci_focus_first_cell(const vtci_focus *f, const vtci_box *region, size_t scale);
+
 /* Pooled tokens of all scales in front of a region. */
 size_t vtci_focus_first_candidate(const vtci_focus *f, size_t region);
 
@@ -88,6 +91,8 @@ typedef struct vtci_focus_slice {
     float *row;     /* [C] */
     float *stored;  /* [n_stored, C] */
     double *length; /* of positions of a region, in raster order */
+    double *cosine; /* of a region's tokens, scale by scale      */
+    double *square; /* of their lengths                          */
 } vtci_focus_slice;
 
 vtci_focus_slice vtci_focus_slice_of(const vtci_focus *f, size_t worker);
@@ -102,6 +107,9 @@ const float *vtci_focus_average(const vtci_focus *f, const vtci_box *box, float 
  * have been asked for before, in this region and by this worker. */
 const float *vtci_focus_token(const vtci_focus *f, const vtci_box *region, size_t s, size_t index,
                               const vtci_focus_slice *slice);
+
+/* slice->cosine = the cosines of all tokens of a region with the mean of the map. */
+void vtci_focus_cosines(const vtci_focus *f, const vtci_box *region, const vtci_focus_slice *slice);
 
 /* a b; in double where the sum leaves the range of F32. */
 double vtci_focus_dot(const float *a, const float *b, size_t n);

@@ -3,7 +3,7 @@
  * known of the method and what is this library's choice.
  *
  * Cells start at their region's corner and are clipped to it, and regions to the grid: there is no
- * padding. The mean of the map is summed in double, a grid row at a time in float.
+ * padding. The mean of the map is summed in double, some grid rows at a time in float.
  */
 #include "focusllava.h"
 
@@ -13,8 +13,6 @@
 
 #include <float.h>
 #include <math.h>
-
-static const double LEAST_LENGTH = 1e-12; /* of the product of two lengths, in cosines */
 
 /* ---- checks ---------------------------------------------------------------------------------- */
 
@@ -145,14 +143,19 @@ vtci_box vtci_focus_cell(const vtci_focus *f, const vtci_box *region, size_t s, 
                        c0 + vtci_min(p, region->c1 - c0) };
 }
 
-/* Pooled tokens of a region at all scales. */
-static size_t n_candidates(const vtci_focus *f, const vtci_box *region)
+size_t vtci_focus_first_cell(const vtci_focus *f, const vtci_box *region, size_t scale)
 {
     size_t n = 0;
 
-    for (size_t s = 0; s < f->params.n_pools; s++)
+    for (size_t s = 0; s < scale; s++)
         n += vtci_focus_n_cells(f, region, s);
     return n;
+}
+
+/* Pooled tokens of a region at all scales. */
+static size_t n_candidates(const vtci_focus *f, const vtci_box *region)
+{
+    return vtci_focus_first_cell(f, region, f->params.n_pools);
 }
 
 /* Those of the first n regions in a row of regions: all but the last are alike. */
@@ -199,31 +202,43 @@ vtc_focusllava_size vtci_focus_size(const vtci_focus *f)
 
 /* ---- tokens ---------------------------------------------------------------------------------- */
 
-/* Positions of the largest region. */
-static size_t region_area(const vtci_focus *f)
+/* Positions and pooled tokens of the largest region. */
+static void largest_region(const vtci_focus *f, size_t *n_positions, size_t *n_tokens)
 {
-    return vtci_min(f->params.window, f->grid_h) * vtci_min(f->params.window, f->grid_w);
+    const vtci_box largest = { 0, 0, vtci_min(f->params.window, f->grid_h),
+                               vtci_min(f->params.window, f->grid_w) };
+
+    *n_positions = vtci_box_area(&largest);
+    *n_tokens = n_candidates(f, &largest);
 }
 
 void vtci_focus_lay_out(vtci_arena *arena, vtci_focus *f)
 {
-    const size_t c = f->x.n_cols;
-    const size_t bytes = vtci_add(vtci_mul(region_area(f), sizeof(double)),
-                                  vtci_mul(vtci_mul(vtci_add(2, f->n_stored), c), sizeof(float)));
+    const size_t c = f->x.n_cols, floats = vtci_mul(vtci_add(2, f->n_stored), c);
+    size_t n_positions, n_tokens;
 
+    largest_region(f, &n_positions, &n_tokens);
     f->mean = vtci_take(arena, c, sizeof(*f->mean));
     f->sums = vtci_take(arena, vtci_mul(f->n_down, c), sizeof(*f->sums));
     f->bad = vtci_take(arena, f->n_down, sizeof(*f->bad));
-    f->slices = vtci_take_slices(arena, f->call, bytes, &f->slice_stride);
+    f->slices = vtci_take_slices(arena, f->call,
+                                 vtci_add(vtci_mul(n_positions + 2 * n_tokens, sizeof(double)),
+                                          vtci_mul(floats, sizeof(float))),
+                                 &f->slice_stride);
 }
 
 vtci_focus_slice vtci_focus_slice_of(const vtci_focus *f, size_t worker)
 {
-    char *at = f->slices + worker * f->slice_stride;
-    double *length = (double *)(void *)at;
-    float *token = (float *)(void *)(length + region_area(f));
+    size_t n_positions, n_tokens;
 
-    return (vtci_focus_slice){ token, token + f->x.n_cols, token + 2 * f->x.n_cols, length };
+    largest_region(f, &n_positions, &n_tokens);
+
+    double *length = (double *)(void *)(f->slices + worker * f->slice_stride);
+    double *cosine = length + n_positions, *square = cosine + n_tokens;
+    float *token = (float *)(void *)(square + n_tokens);
+
+    return (vtci_focus_slice){ token, token + f->x.n_cols, token + 2 * f->x.n_cols, length, cosine,
+                               square };
 }
 
 const float *vtci_focus_row(const vtci_focus *f, size_t r, size_t c, float *tmp)
@@ -286,79 +301,60 @@ const float *vtci_focus_token(const vtci_focus *f, const vtci_box *region, size_
     return y;
 }
 
-double vtci_focus_dot(const float *a, const float *b, size_t n)
-{
-    const float fast = vtci_kernels_get()->dot(a, b, n);
-    double sum = 0.0;
-
-    if (fabsf(fast) <= FLT_MAX)
-        return fast;
-    for (size_t i = 0; i < n; i++)
-        sum += (double)a[i] * b[i];
-    return sum;
-}
-
-double vtci_focus_length(const float *x, size_t n)
-{
-    return sqrt(vtci_focus_dot(x, x, n));
-}
-
-double vtci_focus_cosine(const float *a, double a_length, const float *b, double b_length, size_t n)
-{
-    return vtci_focus_dot(a, b, n) / fmax(a_length * b_length, LEAST_LENGTH);
-}
-
 /* ---- the mean of the map --------------------------------------------------------------------- */
 
-/* The sums of a grid row when those in float are not finite: a position is not, or the sums leave
- * the range. Returns the first such position, or H W. */
-static size_t add_row_slowly(const vtci_focus *f, size_t r, double *sum, float *tmp)
-{
-    for (size_t c = 0; c < f->grid_w; c++) {
-        const float *x = vtci_focus_row(f, r, c, tmp);
+enum { SUMMED = 128 }; /* positions that are summed in float, or a grid row */
 
-        for (size_t i = 0; i < f->x.n_cols; i++) {
-            if (!(fabsf(x[i]) <= FLT_MAX))
-                return r * f->grid_w + c;
-            sum[i] += x[i];
+/* sum += the positions of grid rows first .. end - 1. */
+static void add_rows(const vtci_focus *f, size_t first, size_t end, double *sum, float *of_rows)
+{
+    vtci_combine rows;
+
+    vtci_combine_begin(&rows, of_rows, f->x.n_cols, f->x.dtype, false);
+    for (size_t r = first; r < end; r++)
+        for (size_t c = 0; c < f->grid_w; c++)
+            vtci_combine_add(&rows, vtci_row(&f->x, r, c), 1.0f);
+    vtci_combine_end(&rows);
+    for (size_t i = 0; i < f->x.n_cols; i++)
+        sum[i] += of_rows[i];
+}
+
+/* The sums of a band when those in float are not finite: a position is not, or the sums leave the
+ * range. Returns the first such position, or H W. */
+static size_t sum_slowly(const vtci_focus *f, const vtci_box *band, double *sum, float *tmp)
+{
+    for (size_t i = 0; i < f->x.n_cols; i++)
+        sum[i] = 0.0;
+    for (size_t r = band->r0; r < band->r1; r++)
+        for (size_t c = 0; c < f->grid_w; c++) {
+            const float *x = vtci_focus_row(f, r, c, tmp);
+
+            for (size_t i = 0; i < f->x.n_cols; i++) {
+                if (!(fabsf(x[i]) <= FLT_MAX))
+                    return r * f->grid_w + c;
+                sum[i] += x[i];
+            }
         }
-    }
     return vtci_focus_rows(f);
 }
 
-/* sum += the positions of a grid row. */
-static size_t add_row(const vtci_focus *f, size_t r, double *sum, const vtci_focus_slice *slice)
-{
-    const size_t n = f->x.n_cols;
-    const float *row = slice->token;
-    vtci_combine of_row;
-    int finite = 1;
-
-    vtci_combine_begin(&of_row, slice->token, n, f->x.dtype, false);
-    for (size_t c = 0; c < f->grid_w; c++)
-        vtci_combine_add(&of_row, vtci_row(&f->x, r, c), 1.0f);
-    vtci_combine_end(&of_row);
-    for (size_t i = 0; i < n; i++)
-        finite &= fabsf(row[i]) <= FLT_MAX;
-    if (!finite)
-        return add_row_slowly(f, r, sum, slice->row);
-    for (size_t i = 0; i < n; i++)
-        sum[i] += row[i];
-    return vtci_focus_rows(f);
-}
-
-static void sum_rows(void *job, size_t index, size_t worker)
+/* A band: the rows of the grid that a row of regions has. */
+static void sum_band(void *job, size_t index, size_t worker)
 {
     const vtci_focus *f = job;
     const vtci_focus_slice slice = vtci_focus_slice_of(f, worker);
-    const vtci_box region = vtci_focus_region(f, index * f->n_across);
+    const vtci_box band = vtci_focus_region(f, index * f->n_across);
+    const size_t n_rows = vtci_max(1, SUMMED / f->grid_w);
     double *sum = f->sums + index * f->x.n_cols;
+    int finite = 1;
 
-    f->bad[index] = vtci_focus_rows(f);
     for (size_t i = 0; i < f->x.n_cols; i++)
         sum[i] = 0.0;
-    for (size_t r = region.r0; r < region.r1; r++)
-        f->bad[index] = vtci_min(f->bad[index], add_row(f, r, sum, &slice));
+    for (size_t r = band.r0; r < band.r1; r += n_rows)
+        add_rows(f, r, vtci_min(r + n_rows, band.r1), sum, slice.token);
+    for (size_t i = 0; i < f->x.n_cols; i++)
+        finite &= fabs(sum[i]) <= DBL_MAX;
+    f->bad[index] = finite ? vtci_focus_rows(f) : sum_slowly(f, &band, sum, slice.row);
 }
 
 vtc_status vtci_focus_mean(vtci_focus *f)
@@ -367,7 +363,7 @@ vtc_status vtci_focus_mean(vtci_focus *f)
 
     if (n == 0)
         return VTC_OK;
-    vtci_parallel(f->call, f->n_down, sum_rows, f);
+    vtci_parallel(f->call, f->n_down, sum_band, f);
     for (size_t i = 0; i < f->n_down; i++)
         VTCI_REQUIRE(f->call, f->bad[i] == n, VTC_ERR_DATA,
                      "x has NaN or Inf at row %zu, column %zu", f->bad[i] / f->grid_w,

@@ -141,8 +141,6 @@ vtc_status vtc_focusllava_text(const vtc_focusllava_text_params *params, const f
     if (by_top_p(&p)) {
         vtci_argsort_falling(order, score, n);
         n_keep = count_by_share(score, order, n, p.top_p);
-    } else {
-        vtci_top_k(order, score, n, n_keep);
     }
-    return vtci_selection_write(&call, plan, score, n, order, n_keep, mass);
+    return vtci_selection_write(&call, plan, score, n, n_keep, mass);
 }

@@ -96,36 +96,17 @@ vtc_status vtc_focusllava_topk_scratch(const vtc_focusllava_vision_params *param
 
 /* ---- candidates ------------------------------------------------------------------------------ */
 
-/* The place of a scale's first token among those of its region. */
-static size_t first_of_scale(const vtci_focus *f, const vtci_box *region, size_t scale)
-{
-    size_t n = 0;
-
-    for (size_t s = 0; s < scale; s++)
-        n += vtci_focus_n_cells(f, region, s);
-    return n;
-}
-
 static void score_region(void *job, size_t index, size_t worker)
 {
     const struct topk *t = job;
-    const vtci_focus *f = &t->map;
-    const vtci_focus_slice slice = vtci_focus_slice_of(f, worker);
-    const vtci_box region = vtci_focus_region(f, index);
-    float *score = t->scores + vtci_focus_first_candidate(f, index);
-    const size_t c = f->x.n_cols;
+    const vtci_focus_slice slice = vtci_focus_slice_of(&t->map, worker);
+    const vtci_box region = vtci_focus_region(&t->map, index);
+    const size_t n = vtci_focus_first_cell(&t->map, &region, t->map.params.n_pools);
+    float *score = t->scores + vtci_focus_first_candidate(&t->map, index);
 
-    for (size_t k = 0; k < f->params.n_pools; k++) {
-        const size_t s = f->order[k], n = vtci_focus_n_cells(f, &region, s);
-        const size_t first = first_of_scale(f, &region, s);
-
-        for (size_t i = 0; i < n; i++) {
-            const float *token = vtci_focus_token(f, &region, s, i, &slice);
-
-            score[first + i] = (float)vtci_focus_cosine(token, vtci_focus_length(token, c), f->mean,
-                                                        f->mean_length, c);
-        }
-    }
+    vtci_focus_cosines(&t->map, &region, &slice);
+    for (size_t i = 0; i < n; i++)
+        score[i] = (float)slice.cosine[i];
 }
 
 /* Walks over all candidates in list order. */
@@ -178,8 +159,7 @@ static vtc_status decide(struct topk *t)
     for (size_t i = 0; i < t->size.n_candidates; i++)
         VTCI_REQUIRE(t->map.call, fabsf(t->scores[i]) <= FLT_MAX, VTC_ERR_DATA,
                      "the score of pooled token %zu is not finite", i);
-    vtci_top_k(t->order, t->scores, t->size.n_candidates, t->n_keep);
-    vtci_sort_i32(t->order, t->n_keep);
+    vtci_select_top(t->order, t->scores, t->size.n_candidates, t->n_keep);
     for (size_t i = 0; i < n; i++)
         t->shares[i] = 0;
     t->n_nnz = 0;

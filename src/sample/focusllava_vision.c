@@ -125,14 +125,12 @@ static void lay_out(vtci_arena *arena, struct vision *v)
 static double similarity(const vtci_focus *f, const vtci_box *region, size_t s,
                          const vtci_focus_slice *slice)
 {
-    const size_t n = vtci_focus_n_cells(f, region, s), c = f->x.n_cols;
+    const size_t n = vtci_focus_n_cells(f, region, s);
+    const double *cosine = slice->cosine + vtci_focus_first_cell(f, region, s);
     double sum = 0.0;
 
-    for (size_t i = 0; i < n; i++) {
-        const float *token = vtci_focus_token(f, region, s, i, slice);
-
-        sum += vtci_focus_cosine(token, vtci_focus_length(token, c), f->mean, f->mean_length, c);
-    }
+    for (size_t i = 0; i < n; i++)
+        sum += cosine[i];
     return sum / (double)n;
 }
 
@@ -217,6 +215,8 @@ static void score_region(void *job, size_t index, size_t worker)
     float *scores = v->scores + index * n_scales(v);
     const float *mean = NULL;
 
+    if (f->params.route == VTC_FOCUSLLAVA_SIMILARITY)
+        vtci_focus_cosines(f, &region, &slice);
     if (f->params.route == VTC_FOCUSLLAVA_FIDELITY)
         measure_positions(f, &region, &slice);
     if (f->params.route == VTC_FOCUSLLAVA_LINEAR)

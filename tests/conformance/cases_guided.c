@@ -68,12 +68,9 @@ static vtc_status fastv_plan(run *r, size_t v_start, size_t n, vtc_plan *plan)
 {
     const vtc_plan_count count = { n, case_size(r->c, "keep"), 0, 1 };
     const vtc_tensor score = run_output(r, "out.scores", 1, &n);
-    size_t bytes;
 
     TRY(last_row_attention(r, v_start, n, score.data));
     TRY(run_plan(r, &count, plan));
-    TRY(vtc_fastv_scratch(n, &r->exec, &bytes));
-    run_scratch(r, bytes);
     return vtc_fastv(score.data, n, count.n_out, NULL, plan, &r->exec);
 }
 
