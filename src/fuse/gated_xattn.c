@@ -19,6 +19,7 @@
  */
 #include "gated_xattn_model.h"
 
+#include "../linalg/operands.h"
 #include "../linalg/rows.h"
 
 #include <math.h>
@@ -339,11 +340,8 @@ static vtci_heads heads_of(const struct block *at, const float *data)
 static vtci_heads heads_of_keys(const struct block *at, bool values)
 {
     const vtci_gated_xattn *model = &at->job->model;
-    vtci_rows rows = at->kv;
+    const vtci_rows rows = vtci_cols_part(at->kv, values ? model->inner : 0, model->inner);
 
-    rows.n_cols = model->inner;
-    if (values && rows.data != NULL)
-        rows.data += model->inner * vtc_dtype_size(rows.dtype);
     return vtci_heads_of_rows(&rows, model->params.heads);
 }
 

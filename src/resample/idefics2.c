@@ -13,6 +13,7 @@
 #include "idefics2.h"
 
 #include "../linalg/gated_mlp.h"
+#include "../linalg/operands.h"
 #include "../linalg/rows.h"
 #include "../linalg/weight_check.h"
 #include "../linalg/weight_tables.h"
@@ -251,18 +252,12 @@ static void pick_task(void *p, size_t index, size_t worker)
 static vtci_rows block_of(struct job *job, size_t first, size_t n)
 {
     struct picking picking = { job, first };
-    vtci_rows rows = job->x;
 
-    if (job->mask != NULL) {
-        if (!job->steps.measure)
-            vtci_parallel(job->m.call, n, pick_task, &picking);
-        return vtci_float_rows(job->block, n, job->m.n_vision);
-    }
-    if (rows.data != NULL)
-        rows.data += job->b * rows.batch_stride + first * rows.row_stride;
-    rows.n_batch = 1;
-    rows.n_rows = n;
-    return rows;
+    if (job->mask == NULL)
+        return vtci_rows_part(vtci_batch_part(job->x, job->b, 1), first, n);
+    if (!job->steps.measure)
+        vtci_parallel(job->m.call, n, pick_task, &picking);
+    return vtci_float_rows(job->block, n, job->m.n_vision);
 }
 
 static void project_patches(struct job *job)
@@ -389,7 +384,8 @@ static void run_image(struct job *job)
 {
     const vtci_idefics2 *m = &job->m;
     vtci_arena prepared = job->object.layers;
-    vtci_rows z = vtci_rows_of(&m->w->latents), y = job->y;
+    const vtci_rows y = vtci_batch_part(job->y, job->b, 1);
+    vtci_rows z = vtci_rows_of(&m->w->latents);
 
     find_patches(job);
     project_patches(job);
@@ -404,9 +400,6 @@ static void run_image(struct job *job)
         update_latents(job, i, job->object.given ? &packed : NULL);
         z = vtci_float_rows(job->z[0], m->n_latents, m->d);
     }
-    if (y.data != NULL)
-        y.data += job->b * y.batch_stride;
-    y.n_batch = 1;
     normalize(m, &job->steps, &m->w->norm, &z, &y);
 }
 

@@ -10,6 +10,7 @@
  * image is masked the published fill makes all logits equal: the mean of its values.
  */
 #include "../kernels/kernels.h"
+#include "../linalg/operands.h"
 #include "../linalg/rows.h"
 #include "qformer.h"
 
@@ -18,19 +19,11 @@
 
 /* ---- views of the buffers -------------------------------------------------------------------- */
 
-/* Buffers have no memory while steps are measured. */
-static float *offset(float *floats, size_t n)
-{
-    return floats == NULL ? NULL : floats + n;
-}
-
 static vtci_rows matrix(float *floats, size_t n_batch, size_t n_rows, size_t n_cols)
 {
-    const vtci_rows rows = {
-        (char *)floats,        VTC_F32, n_batch, n_rows, n_cols, n_rows * n_cols * sizeof(float),
-        n_cols * sizeof(float)
-    };
+    vtci_rows rows = vtci_float_rows(floats, n_rows, n_cols);
 
+    rows.n_batch = n_batch;
     return rows;
 }
 
@@ -43,57 +36,25 @@ static vtci_rows part_of(const vtci_qformer_job *job, float *floats, size_t per_
 
     if (count == job->n_rows)
         return matrix(floats, 1, job->n * per_item, n_cols);
-    rows = matrix(offset(floats, first * n_cols), job->n, per_item, n_cols);
+    rows = matrix(vtci_skip(floats, first * n_cols), job->n, per_item, n_cols);
     rows.n_rows = count;
     return rows;
 }
 
-/* D columns from `first` on. */
-static vtci_rows columns(const vtci_qformer_job *job, vtci_rows rows, size_t first)
-{
-    if (rows.data != NULL)
-        rows.data += first * vtc_dtype_size(rows.dtype);
-    rows.n_cols = job->m.d;
-    return rows;
-}
-
+/* The heads in D columns from `first` on. */
 static vtci_heads heads_of(const vtci_qformer_job *job, vtci_rows rows, size_t first)
 {
-    rows = columns(job, rows, first);
+    rows = vtci_cols_part(rows, first, job->m.d);
     return vtci_heads_of_rows(&rows, job->m.params.n_heads);
 }
 
 /* The items of the group among those of the batch. */
 static vtci_rows group_of(const vtci_qformer_job *job, vtci_rows rows)
 {
-    if (rows.data != NULL)
-        rows.data += job->first * rows.batch_stride;
-    rows.n_batch = job->n;
-    return rows;
+    return vtci_batch_part(rows, job->first, job->n);
 }
 
 /* ---- steps ----------------------------------------------------------------------------------- */
-
-struct product {
-    vtci_rows a, c;
-    const vtc_linear *layer;
-    const vtci_packed *packed; /* or NULL */
-    vtci_activation act;
-    vtci_rows residual; /* or absent */
-};
-
-static void multiply(vtci_steps *steps, const struct product *p)
-{
-    vtci_gemm g = { .a = p->a, .b = vtci_rows_of(&p->layer->weight), .c = p->c };
-
-    g.trans_b = true;
-    g.packed = p->packed;
-    g.act = p->act;
-    g.residual = p->residual;
-    if (!vtc_tensor_is_absent(&p->layer->bias))
-        g.bias = vtci_rows_of(&p->layer->bias);
-    vtci_steps_gemm(steps, &g);
-}
 
 /* The layers of a stack, all at once. */
 static void multiply_stack(vtci_steps *steps, const vtci_packed *packed, float *bias,
@@ -103,7 +64,7 @@ static void multiply_stack(vtci_steps *steps, const vtci_packed *packed, float *
 
     g.trans_b = true;
     g.packed = packed;
-    g.bias = matrix(bias, 1, 1, packed->n);
+    g.bias = vtci_float_rows(bias, 1, packed->n);
     vtci_steps_gemm(steps, &g);
 }
 
@@ -125,9 +86,10 @@ static void add_and_normalize(vtci_qformer_job *job, const vtc_linear *layer,
     const size_t n_rows = job->n_rows, d = job->m.d;
     const vtci_rows x = part_of(job, job->x, n_rows, d, first, count);
     const vtci_rows t = part_of(job, job->t, n_rows, d, first, count);
-    const struct product p = { a, t, layer, packed, VTCI_ACT_NONE, x };
+    vtci_gemm g = vtci_layer_product(a, layer, packed, t);
 
-    multiply(&job->steps, &p);
+    g.residual = x;
+    vtci_steps_gemm(&job->steps, &g);
     normalize(job, norm, &t, &x);
 }
 
@@ -195,11 +157,8 @@ static void project_rows(vtci_qformer_job *job, const vtc_qformer_attention *w,
         multiply_stack(&job->steps, &object->qkv, object->qkv_bias, &x, &qkv);
         return;
     }
-    for (size_t i = 0; i < 3; i++) {
-        struct product p = { .a = x, .c = columns(job, qkv, i * d), .layer = layers[i] };
-
-        multiply(&job->steps, &p);
-    }
+    for (size_t i = 0; i < 3; i++)
+        vtci_steps_layer(&job->steps, x, layers[i], NULL, vtci_cols_part(qkv, i * d, d));
 }
 
 /* What `count` rows of each item read from all rows. */
@@ -250,11 +209,9 @@ static void project_queries(vtci_qformer_job *job, const vtc_linear *layer,
                             const vtci_packed *packed)
 {
     const size_t nq = job->m.n_queries, d = job->m.d;
-    struct product p = { .layer = layer, .packed = packed };
 
-    p.a = part_of(job, job->x, job->n_rows, d, 0, nq);
-    p.c = part_of(job, job->qkv, nq, d, 0, nq);
-    multiply(&job->steps, &p);
+    vtci_steps_layer(&job->steps, part_of(job, job->x, job->n_rows, d, 0, nq), layer, packed,
+                     part_of(job, job->qkv, nq, d, 0, nq));
 }
 
 /* Layer `cross` of those that read the image. */
@@ -305,23 +262,19 @@ static void cross_attention(vtci_qformer_job *job, size_t i,
 void vtci_qformer_encode(const vtci_qformer *m, const vtci_qformer_object *object,
                          vtci_steps *steps, const vtci_rows *image, const vtci_rows *kv)
 {
-    const size_t size = vtc_dtype_size(kv->dtype);
-    struct product p = { .a = *image, .c = *kv };
+    size_t first = 0;
 
     if (object->given) {
         multiply_stack(steps, &object->kv, object->kv_bias, image, kv);
         return;
     }
-    p.c.n_cols = m->d;
     for (size_t i = 0; i < m->w->n_layers; i++) {
         const vtc_qformer_attention *w = &m->w->layers[i].cross;
         const vtc_linear *const layers[] = { &w->key, &w->value };
 
         for (size_t j = 0; vtci_qformer_reads_image(&m->w->layers[i]) && j < 2; j++) {
-            p.layer = layers[j];
-            multiply(steps, &p);
-            if (p.c.data != NULL)
-                p.c.data += m->d * size;
+            vtci_steps_layer(steps, *image, layers[j], NULL, vtci_cols_part(*kv, first, m->d));
+            first += m->d;
         }
     }
 }
@@ -331,15 +284,15 @@ void vtci_qformer_encode(const vtci_qformer *m, const vtci_qformer_object *objec
 static void feed_forward(vtci_qformer_job *job, const vtc_qformer_mlp *w, const vtci_packed *up,
                          const vtci_packed *down, size_t first, size_t count)
 {
-    const size_t d = job->m.d;
-    struct product p = { .layer = &w->up, .packed = up, .act = VTCI_ACT_GELU_ERF };
+    vtci_gemm g;
 
     if (count == 0)
         return;
-    p.a = part_of(job, job->x, job->n_rows, d, first, count);
-    p.c = part_of(job, job->wide, count, w->up.weight.dim[0], 0, count);
-    multiply(&job->steps, &p);
-    add_and_normalize(job, &w->down, down, &w->norm, p.c, first, count);
+    g = vtci_layer_product(part_of(job, job->x, job->n_rows, job->m.d, first, count), &w->up, up,
+                           part_of(job, job->wide, count, w->up.weight.dim[0], 0, count));
+    g.act = VTCI_ACT_GELU_ERF;
+    vtci_steps_gemm(&job->steps, &g);
+    add_and_normalize(job, &w->down, down, &w->norm, g.c, first, count);
 }
 
 /* ---- a group --------------------------------------------------------------------------------- */
@@ -393,16 +346,14 @@ static void store_row(void *p, size_t index, size_t worker)
 
 static void store(vtci_qformer_job *job)
 {
-    struct product p = { .layer = &job->m.w->projection, .packed = &job->object.projection };
+    const vtci_rows x = matrix(job->x, job->n, job->n_rows, job->m.d);
 
     if (job->hidden.dtype != (vtc_dtype)0 && !job->steps.measure)
         vtci_parallel(job->m.call, job->n * job->hidden.n_rows, store_row, job);
     if (job->tokens.dtype == (vtc_dtype)0)
         return;
-    p.a = matrix(job->x, job->n, job->n_rows, job->m.d);
-    p.a.n_rows = job->m.n_queries;
-    p.c = group_of(job, job->tokens);
-    multiply(&job->steps, &p);
+    vtci_steps_layer(&job->steps, vtci_rows_part(x, 0, job->m.n_queries), &job->m.w->projection,
+                     &job->object.projection, group_of(job, job->tokens));
 }
 
 static void run_group(vtci_qformer_job *job, size_t first, size_t n)

@@ -16,6 +16,7 @@
 #include "resampler.h"
 
 #include "../kernels/kernels.h"
+#include "../linalg/operands.h"
 #include "../linalg/rows.h"
 
 #include <math.h>
@@ -195,25 +196,13 @@ static void lay_out(vtci_arena *arena, struct job *job)
 
 /* ---- one group ------------------------------------------------------------------------------- */
 
-/* Rows of image b in front of its padding. */
-static vtci_rows patches_of(const struct job *job, size_t b, size_t n)
-{
-    vtci_rows rows = job->x;
-
-    if (rows.data != NULL)
-        rows.data += b * rows.batch_stride;
-    rows.n_batch = 1;
-    rows.n_rows = n;
-    return rows;
-}
-
 /* v and k of one image, from row `first` of the group's on. */
 static void read_image(struct job *job, size_t b, size_t first)
 {
     const vtci_resampler *m = &job->m;
     const struct grid grid = grid_of(job, b);
     const size_t n = grid.rows * grid.cols;
-    const vtci_rows x = patches_of(job, b, n);
+    const vtci_rows x = vtci_rows_part(vtci_batch_part(job->x, b, 1), 0, n); /* no padding */
     const vtci_rows v = vtci_float_rows(vtci_skip(job->values, first * m->d), n, m->d);
     const bool projects = !vtc_tensor_is_absent(&m->w.kv_proj.weight);
     vtci_norm norm = { .x = projects ? v : x, .y = v, .kind = VTC_NORM_LAYER };
@@ -266,17 +255,12 @@ static vtci_heads wide_heads(float *data, size_t n_heads, size_t n_rows, size_t 
 static void project_gathered(struct job *job, float *mix)
 {
     const vtci_resampler *m = &job->m;
-    vtci_gemm g = { .b = vtci_rows_of(&m->v.weight), .trans_b = true };
+    const vtci_rows y = vtci_float_rows(mix, m->n_queries, m->d);
+    vtci_gemm g = { .b = vtci_rows_split(vtci_rows_of(&m->v.weight), m->width), .trans_b = true };
 
     g.a = vtci_float_rows(job->gathered, m->n_queries, m->d);
     g.a.n_batch = m->n_heads;
-    g.b.n_batch = m->n_heads;
-    g.b.n_rows = m->width;
-    g.b.batch_stride = m->width * g.b.row_stride;
-    g.c = vtci_float_rows(mix, m->n_queries, m->d);
-    g.c.n_batch = m->n_heads;
-    g.c.n_cols = m->width;
-    g.c.batch_stride = m->width * sizeof(float);
+    g.c = vtci_heads_as_batch(y, m->n_heads);
     vtci_steps_gemm(&job->steps, &g);
 }
 
@@ -315,18 +299,7 @@ static void run_group(struct job *job, size_t g, size_t b, float *mix)
 
 /* ---- the last products ----------------------------------------------------------------------- */
 
-/* Groups first .. first + n - 1 of the tokens. */
-static vtci_rows tokens_of(const struct job *job, size_t first, size_t n)
-{
-    vtci_rows rows = job->y;
-
-    if (rows.data != NULL)
-        rows.data += first * rows.batch_stride;
-    rows.n_batch = n;
-    return rows;
-}
-
-/* The same as one matrix, if all rows have a common stride. */
+/* The rows of all batch items as one matrix, if all rows have a common stride. */
 static bool as_matrix(vtci_rows *rows)
 {
     if (rows->n_batch != 1 && rows->batch_stride != rows->n_rows * rows->row_stride)
@@ -355,7 +328,7 @@ static void store_row(void *job, size_t index, size_t worker)
  */
 static void multiply_last(struct job *job, const vtci_rows *out, size_t first, size_t n)
 {
-    struct storing storing = { tokens_of(job, first, n), job->mix };
+    struct storing storing = { vtci_batch_part(job->y, first, n), job->mix };
     vtci_gemm g = { .a = *out, .b = vtci_rows_of(&job->m.w.proj), .c = storing.to };
 
     if (as_matrix(&g.c)) {

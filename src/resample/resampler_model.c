@@ -1,4 +1,5 @@
 /* The resamplers' weights, the query side and the prepared object. */
+#include "../linalg/operands.h"
 #include "../linalg/rows.h"
 #include "../linalg/weight_check.h"
 #include "../linalg/weight_tables.h"
@@ -245,15 +246,10 @@ static void norm_queries(const vtci_resampler *m, vtci_steps *steps, const vtci_
  * one product over all D channels. */
 static void fold_keys(const vtci_resampler *m, vtci_steps *steps, float *projected, float *queries)
 {
-    vtci_gemm g = { .a = vtci_float_rows(projected, m->n_queries, m->d) };
+    const vtci_rows q = vtci_float_rows(projected, m->n_queries, m->d);
+    vtci_gemm g = { .a = vtci_heads_as_batch(q, m->n_heads) };
 
-    g.a.n_batch = m->n_heads;
-    g.a.n_cols = m->width;
-    g.a.batch_stride = m->width * sizeof(float);
-    g.b = vtci_rows_of(&m->k.weight);
-    g.b.n_batch = m->n_heads;
-    g.b.n_rows = m->width;
-    g.b.batch_stride = m->width * g.b.row_stride;
+    g.b = vtci_rows_split(vtci_rows_of(&m->k.weight), m->width);
     g.c = vtci_float_rows(queries, m->n_queries, m->d);
     g.c.n_batch = m->n_heads;
     vtci_steps_gemm(steps, &g);
