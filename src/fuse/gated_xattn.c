@@ -161,7 +161,8 @@ static vtc_status open_job(const vtci_call *call, const vtc_gated_xattn_params *
                      job->x.n_cols == job->y.n_cols,
                  VTC_ERR_SHAPE, "x is %zux%zux%zu, y is %zux%zux%zu", job->x.n_batch, job->x.n_rows,
                  job->x.n_cols, job->y.n_batch, job->y.n_rows, job->y.n_cols);
-    VTCI_TRY(vtci_gated_xattn_open(call, params, weights, prepared, y, &job->model));
+    VTCI_TRY(vtci_gated_xattn_open(call, params, weights, prepared, &job->model));
+    VTCI_TRY(vtci_gated_xattn_check_apart(call, &job->model, prepared, "y", y));
     VTCI_TRY(open_source(call, x, media, kv, y, job));
     VTCI_TRY(check_widths(call, job));
     VTCI_TRY(open_locations(call, x, locations, y, job));

@@ -33,7 +33,7 @@ static vtc_status check_gate(const vtci_owner *of, const char *name, const vtc_t
     VTCI_TRY(vtci_check_tensor(of->call, name, gate, VTCI_FLOATS, 0, 1, VTCI_IN));
     VTCI_REQUIRE(of->call, gate->rank == 0 || gate->dim[0] == 1, VTC_ERR_SHAPE,
                  "%s has %zu elements, 1 is needed", name, gate->dim[0]);
-    return of->y == NULL ? VTC_OK : vtci_check_apart(of->call, "y", of->y, name, gate);
+    return VTC_OK;
 }
 
 static vtc_status check_weights(const vtci_owner *of, const vtci_gated_xattn *model)
@@ -111,23 +111,21 @@ static void take_packed(vtci_arena *arena, vtci_gated_xattn *model)
 }
 
 static vtc_status open_prepared(const vtci_call *call, const vtc_prepared *prepared,
-                                const vtc_tensor *y, vtci_gated_xattn *model)
+                                vtci_gated_xattn *model)
 {
     const vtci_prepared_key key = key_of(model);
     vtci_arena arena;
 
     VTCI_TRY(vtci_prepared_open(call, prepared, &key, &arena));
-    VTCI_TRY(vtci_prepared_check_apart(call, "y", y, prepared));
     take_packed(&arena, model);
     return VTC_OK;
 }
 
 vtc_status vtci_gated_xattn_open(const vtci_call *call, const vtc_gated_xattn_params *params,
                                  const vtc_gated_xattn_weights *weights,
-                                 const vtc_prepared *prepared, const vtc_tensor *y,
-                                 vtci_gated_xattn *model)
+                                 const vtc_prepared *prepared, vtci_gated_xattn *model)
 {
-    const vtci_owner owner = { call, y, 0, "" };
+    const vtci_owner owner = { call, NULL, 0, "" };
 
     memset(model, 0, sizeof(*model));
     VTCI_TRY(open_params(call, params, &model->params));
@@ -135,7 +133,18 @@ vtc_status vtci_gated_xattn_open(const vtci_call *call, const vtc_gated_xattn_pa
     model->weights = weights;
     VTCI_TRY(open_extents(call, model));
     VTCI_TRY(check_weights(&owner, model));
-    return prepared == NULL ? VTC_OK : open_prepared(call, prepared, y, model);
+    return prepared == NULL ? VTC_OK : open_prepared(call, prepared, model);
+}
+
+vtc_status vtci_gated_xattn_check_apart(const vtci_call *call, const vtci_gated_xattn *model,
+                                        const vtc_prepared *prepared, const char *name,
+                                        const vtc_tensor *out)
+{
+    if (call->query)
+        return VTC_OK;
+    VTCI_TRY(vtci_check_weights_apart(call, "", &vtc_gated_xattn_table, model->weights, name,
+                                      out->data, vtci_span_bytes(out)));
+    return vtci_prepared_check_apart(call, name, out, prepared);
 }
 
 vtc_status vtc_gated_xattn_prepare_size(const vtc_gated_xattn_params *params,
@@ -147,7 +156,7 @@ vtc_status vtc_gated_xattn_prepare_size(const vtc_gated_xattn_params *params,
     vtci_gated_xattn model;
 
     VTCI_TRY(vtci_begin_query(&call, "vtc_gated_xattn_prepare_size", exec, bytes));
-    VTCI_TRY(vtci_gated_xattn_open(&call, params, weights, NULL, NULL, &model));
+    VTCI_TRY(vtci_gated_xattn_open(&call, params, weights, NULL, &model));
     arena = vtci_prepared_measure();
     take_packed(&arena, &model);
     return vtci_end_query(&call, &arena, bytes);
@@ -162,7 +171,7 @@ vtc_status vtc_gated_xattn_prepare(const vtc_gated_xattn_params *params,
     vtci_gated_xattn model;
 
     VTCI_TRY(vtci_begin(&call, "vtc_gated_xattn_prepare", exec));
-    VTCI_TRY(vtci_gated_xattn_open(&call, params, weights, NULL, NULL, &model));
+    VTCI_TRY(vtci_gated_xattn_open(&call, params, weights, NULL, &model));
     VTCI_TRY(vtci_prepared_create(&call, prepared, &arena));
     take_packed(&arena, &model);
     VTCI_TRY(vtci_prepared_check_room(&call, prepared, &arena));
@@ -248,7 +257,8 @@ static vtc_status open_encoding(const vtci_call *call, const vtc_gated_xattn_par
     VTCI_TRY(vtci_check_tensor(call, "media", media, VTCI_FLOATS, 3, 4, VTCI_IN));
     VTCI_TRY(vtci_check_tensor(call, "kv", kv, VTCI_FLOATS, media->rank, media->rank, VTCI_OUT));
     VTCI_TRY(vtci_check_apart(call, "kv", kv, "media", media));
-    VTCI_TRY(vtci_gated_xattn_open(call, params, weights, prepared, kv, &e->model));
+    VTCI_TRY(vtci_gated_xattn_open(call, params, weights, prepared, &e->model));
+    VTCI_TRY(vtci_gated_xattn_check_apart(call, &e->model, prepared, "kv", kv));
     e->media = vtci_items_of(media);
     e->kv = vtci_items_of(kv);
     VTCI_REQUIRE(call, e->media.n_cols == e->model.d_media && e->kv.n_cols == 2 * e->model.inner,
@@ -321,7 +331,7 @@ vtc_status vtc_gated_xattn_cost(const vtc_gated_xattn_params *params,
     VTCI_TRY(vtci_begin(&call, "vtc_gated_xattn_cost", exec));
     call.query = true;
     VTCI_REQUIRE_PTR(&call, cost);
-    VTCI_TRY(vtci_gated_xattn_open(&call, params, weights, NULL, NULL, &model));
+    VTCI_TRY(vtci_gated_xattn_open(&call, params, weights, NULL, &model));
 
     const double d = (double)model.d, inner = (double)model.inner, hidden = (double)model.hidden;
     const double token = 2 * d * inner + 2 * (double)n_keys * inner + 2 * d * hidden;
