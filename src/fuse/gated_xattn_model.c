@@ -274,12 +274,13 @@ static vtc_status open_encoding(const vtci_call *call, const vtc_gated_xattn_par
     return vtci_check_gemm(call, vtci_mul(e->kv.n_items, e->kv.n_tokens), 1, 1);
 }
 
-static vtci_arena measure(const vtci_call *call, const struct encoding *e)
+static void encode(void *p, vtci_steps *steps)
 {
-    vtci_steps steps = vtci_steps_measure(call);
+    const struct encoding *e = p;
+    const size_t n = steps->measure ? 1 : e->kv.n_batch;
 
-    vtci_gated_xattn_encode(&e->model, &steps, &e->media, &e->kv, 0);
-    return vtci_steps_used(&steps);
+    for (size_t b = 0; b < n; b++)
+        vtci_gated_xattn_encode(&e->model, steps, &e->media, &e->kv, b);
 }
 
 vtc_status vtc_gated_xattn_encode_media_scratch(const vtc_gated_xattn_params *params,
@@ -289,13 +290,11 @@ vtc_status vtc_gated_xattn_encode_media_scratch(const vtc_gated_xattn_params *pa
                                                 const vtc_exec *exec, size_t *bytes)
 {
     vtci_call call;
-    vtci_arena arena;
     struct encoding e;
 
     VTCI_TRY(vtci_begin_query(&call, "vtc_gated_xattn_encode_media_scratch", exec, bytes));
     VTCI_TRY(open_encoding(&call, params, weights, prepared, media, kv, &e));
-    arena = measure(&call, &e);
-    return vtci_end_query(&call, &arena, bytes);
+    return vtci_steps_walk(&call, encode, &e, bytes);
 }
 
 vtc_status vtc_gated_xattn_encode_media(const vtc_gated_xattn_params *params,
@@ -304,18 +303,11 @@ vtc_status vtc_gated_xattn_encode_media(const vtc_gated_xattn_params *params,
                                         vtc_tensor *kv, const vtc_exec *exec)
 {
     vtci_call call;
-    vtci_arena arena;
-    vtci_steps steps;
     struct encoding e;
 
     VTCI_TRY(vtci_begin(&call, "vtc_gated_xattn_encode_media", exec));
     VTCI_TRY(open_encoding(&call, params, weights, prepared, media, kv, &e));
-    arena = measure(&call, &e);
-    VTCI_TRY(vtci_arena_check(&call, &arena));
-    steps = vtci_steps_in(&call);
-    for (size_t b = 0; b < e.kv.n_batch; b++)
-        vtci_gated_xattn_encode(&e.model, &steps, &e.media, &e.kv, b);
-    return VTC_OK;
+    return vtci_steps_walk(&call, encode, &e, NULL);
 }
 
 /* ---- cost ------------------------------------------------------------------------------------ */

@@ -75,7 +75,7 @@ static void normalize(vtci_qformer_job *job, const vtc_norm *weights, const vtci
     vtci_norm norm = { .x = *t, .y = *x, .kind = VTC_NORM_LAYER, .norm = weights };
 
     norm.eps = job->m.params.eps;
-    vtci_steps_norm(&job->steps, &norm);
+    vtci_steps_norm(job->steps, &norm);
 }
 
 /* x = LN(layer(a) + x) for rows of x */
@@ -89,7 +89,7 @@ static void add_and_normalize(vtci_qformer_job *job, const vtc_linear *layer,
     vtci_gemm g = vtci_layer_product(a, layer, packed, t);
 
     g.residual = x;
-    vtci_steps_gemm(&job->steps, &g);
+    vtci_steps_gemm(job->steps, &g);
     normalize(job, norm, &t, &x);
 }
 
@@ -98,7 +98,7 @@ static void add_and_normalize(vtci_qformer_job *job, const vtc_linear *layer,
 /* The same rows into the first rows of each item of a buffer [n, n_rows, n_cols]. */
 static void repeat(const vtci_qformer_job *job, float *to, const float *from, size_t n_cols)
 {
-    for (size_t i = 0; !job->steps.measure && i < job->n; i++)
+    for (size_t i = 0; !job->steps->measure && i < job->n; i++)
         memcpy(to + i * job->n_rows * n_cols, from, job->m.n_queries * n_cols * sizeof(*to));
 }
 
@@ -137,7 +137,7 @@ static void embed(vtci_qformer_job *job)
     }
     if (job->n_text == 0)
         return;
-    if (!job->steps.measure)
+    if (!job->steps->measure)
         vtci_parallel(job->m.call, job->n * job->n_text, embed_token, job);
     normalize(job, norm, &text, &text);
 }
@@ -154,11 +154,11 @@ static void project_rows(vtci_qformer_job *job, const vtc_qformer_attention *w,
     const vtci_rows qkv = part_of(job, job->qkv, job->n_rows, 3 * d, first, count);
 
     if (object->qkv.dtype != (vtc_dtype)0) {
-        multiply_stack(&job->steps, &object->qkv, object->qkv_bias, &x, &qkv);
+        multiply_stack(job->steps, &object->qkv, object->qkv_bias, &x, &qkv);
         return;
     }
     for (size_t i = 0; i < 3; i++)
-        vtci_steps_layer(&job->steps, x, layers[i], NULL, vtci_cols_part(qkv, i * d, d));
+        vtci_steps_layer(job->steps, x, layers[i], NULL, vtci_cols_part(qkv, i * d, d));
 }
 
 /* What `count` rows of each item read from all rows. */
@@ -177,7 +177,7 @@ static void attend_rows(vtci_qformer_job *job, size_t count)
         a.sees.key_mask = job->sees;
         a.sees.key_mask_batch_stride = job->n_rows;
     }
-    vtci_steps_attention(&job->steps, &a);
+    vtci_steps_attention(job->steps, &a);
 }
 
 static void self_attention(vtci_qformer_job *job, size_t i, const vtci_qformer_layer_object *object,
@@ -210,7 +210,7 @@ static void project_queries(vtci_qformer_job *job, const vtc_linear *layer,
 {
     const size_t nq = job->m.n_queries, d = job->m.d;
 
-    vtci_steps_layer(&job->steps, part_of(job, job->x, job->n_rows, d, 0, nq), layer, packed,
+    vtci_steps_layer(job->steps, part_of(job, job->x, job->n_rows, d, 0, nq), layer, packed,
                      part_of(job, job->qkv, nq, d, 0, nq));
 }
 
@@ -241,7 +241,7 @@ static void attend_image(vtci_qformer_job *job, const vtc_qformer_attention *w, 
         a.sees.key_mask = job->sees_image;
         a.sees.key_mask_batch_stride = job->n_image;
     }
-    vtci_steps_attention(&job->steps, &a);
+    vtci_steps_attention(job->steps, &a);
 }
 
 static void cross_attention(vtci_qformer_job *job, size_t i,
@@ -291,7 +291,7 @@ static void feed_forward(vtci_qformer_job *job, const vtc_qformer_mlp *w, const 
     g = vtci_layer_product(part_of(job, job->x, job->n_rows, job->m.d, first, count), &w->up, up,
                            part_of(job, job->wide, count, w->up.weight.dim[0], 0, count));
     g.act = VTCI_ACT_GELU_ERF;
-    vtci_steps_gemm(&job->steps, &g);
+    vtci_steps_gemm(job->steps, &g);
     add_and_normalize(job, &w->down, down, &w->norm, g.c, first, count);
 }
 
@@ -348,11 +348,11 @@ static void store(vtci_qformer_job *job)
 {
     const vtci_rows x = matrix(job->x, job->n, job->n_rows, job->m.d);
 
-    if (job->hidden.dtype != (vtc_dtype)0 && !job->steps.measure)
+    if (job->hidden.dtype != (vtc_dtype)0 && !job->steps->measure)
         vtci_parallel(job->m.call, job->n * job->hidden.n_rows, store_row, job);
     if (job->tokens.dtype == (vtc_dtype)0)
         return;
-    vtci_steps_layer(&job->steps, vtci_rows_part(x, 0, job->m.n_queries), &job->m.w->projection,
+    vtci_steps_layer(job->steps, vtci_rows_part(x, 0, job->m.n_queries), &job->m.w->projection,
                      &job->object.projection, group_of(job, job->tokens));
 }
 
@@ -363,7 +363,7 @@ static void run_group(vtci_qformer_job *job, size_t first, size_t n)
 
     job->first = first;
     job->n = n;
-    if (!job->steps.measure) {
+    if (!job->steps->measure) {
         read_mask(job, job->text_mask, job->m.n_queries, job->n_text, job->sees);
         read_mask(job, job->image_mask, 0, job->n_image, job->sees_image);
     }
@@ -373,7 +373,7 @@ static void run_group(vtci_qformer_job *job, size_t first, size_t n)
         const vtci_rows image = group_of(job, job->image);
         const vtci_rows kv = matrix(job->own_kv, n, job->n_image, job->m.n_kv);
 
-        vtci_qformer_encode(&job->m, &job->object, &job->steps, &image, &kv);
+        vtci_qformer_encode(&job->m, &job->object, job->steps, &image, &kv);
     }
     embed(job);
     for (size_t i = 0; i < job->m.w->n_layers; i++) {
@@ -390,7 +390,7 @@ static void run_group(vtci_qformer_job *job, size_t first, size_t n)
 
 static float *take(vtci_qformer_job *job, size_t n_rows, size_t n_cols)
 {
-    return vtci_take(&job->steps.arena, vtci_mul(job->n_group, vtci_mul(n_rows, n_cols)),
+    return vtci_take(&job->steps->arena, vtci_mul(job->n_group, vtci_mul(n_rows, n_cols)),
                      sizeof(float));
 }
 
@@ -405,20 +405,23 @@ static void lay_out(vtci_qformer_job *job)
     job->qkv = take(job, n_rows, vtci_mul(3, d));
     job->wide = take(job, vtci_max(job->m.n_queries, job->n_text), job->m.n_hidden);
     job->own_kv = encodes ? take(job, job->n_image, job->m.n_kv) : NULL;
-    job->sees = vtci_take(&job->steps.arena, vtci_mul(job->n_group, n_rows), 1);
-    job->sees_image = vtci_take(&job->steps.arena, vtci_mul(job->n_group, job->n_image), 1);
+    job->sees = vtci_take(&job->steps->arena, vtci_mul(job->n_group, n_rows), 1);
+    job->sees_image = vtci_take(&job->steps->arena, vtci_mul(job->n_group, job->n_image), 1);
     if (job->once)
         vtci_qformer_lay_out_once(job);
 }
 
 /* All groups, or of those that differ in size one each. */
-static void run_groups(vtci_qformer_job *job)
+static void walk(void *p, vtci_steps *steps)
 {
+    vtci_qformer_job *job = p;
     const size_t n_left = job->n_batch == 0 ? 0 : job->n_batch % job->n_group;
 
+    job->steps = steps;
+    lay_out(job);
     if (job->n_batch == 0)
         return;
-    if (job->steps.measure) {
+    if (steps->measure) {
         run_group(job, 0, job->n_group);
         if (n_left != 0)
             run_group(job, 0, n_left);
@@ -428,40 +431,22 @@ static void run_groups(vtci_qformer_job *job)
         run_group(job, b, vtci_min(job->n_group, job->n_batch - b));
 }
 
-/* Measures; then, outside of a query, checks the scratch memory and lays out in it. */
-static vtc_status open_steps(vtci_qformer_job *job, void (*run)(vtci_qformer_job *), size_t *bytes)
-{
-    const vtci_call *call = job->m.call;
-    vtci_arena used;
-
-    job->steps = vtci_steps_measure(call);
-    lay_out(job);
-    run(job);
-    used = vtci_steps_used(&job->steps);
-    if (call->query)
-        return vtci_end_query(call, &used, bytes);
-    VTCI_TRY(vtci_arena_check(call, &used));
-    job->steps = vtci_steps_in(call);
-    lay_out(job);
-    return VTC_OK;
-}
-
 vtc_status vtci_qformer_walk(vtci_qformer_job *job, size_t *bytes)
 {
-    VTCI_TRY(open_steps(job, run_groups, bytes));
-    if (!job->m.call->query)
-        run_groups(job);
-    return VTC_OK;
+    return vtci_steps_walk(job->m.call, walk, job, bytes);
 }
 
 /* ---- constants ------------------------------------------------------------------------------- */
 
 /* x behind the embedding and then q, k and v, or x behind the first self-attention and then q. */
-static void run_constants(vtci_qformer_job *job)
+static void walk_constants(void *p, vtci_steps *steps)
 {
+    vtci_qformer_job *job = p;
     const vtci_qformer_layer_object none = { 0 };
     const vtc_qformer_layer *layer = &job->m.w->layers[0];
 
+    job->steps = steps;
+    lay_out(job);
     embed(job);
     if (job->m.lacks == NULL) {
         project_rows(job, &layer->self, &none, 0, job->n_rows);
@@ -479,10 +464,9 @@ vtc_status vtci_qformer_constants(vtci_qformer_job *job, size_t *bytes, vtci_qfo
 
     job->n_batch = job->n = job->n_group = 1;
     job->n_rows = job->n_last = job->m.n_queries;
-    VTCI_TRY(open_steps(job, run_constants, bytes));
+    VTCI_TRY(vtci_steps_walk(job->m.call, walk_constants, job, bytes));
     if (job->m.call->query)
         return VTC_OK;
-    run_constants(job);
     memcpy(takes_text ? to->queries : to->rows, job->x, n * sizeof(float));
     memcpy(takes_text ? to->qkv : to->query, job->qkv, (takes_text ? 3 : 1) * n * sizeof(float));
     return VTC_OK;

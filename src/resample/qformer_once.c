@@ -33,7 +33,7 @@ static size_t panel_bytes(const vtci_qformer_job *job)
 void vtci_qformer_lay_out_once(vtci_qformer_job *job)
 {
     const size_t n_rows = vtci_mul(job->m.params.n_heads, job->m.n_queries);
-    vtci_arena *arena = &job->steps.arena;
+    vtci_arena *arena = &job->steps->arena;
 
     job->folded = vtci_take(arena, vtci_mul(n_rows, job->m.n_image_cols), sizeof(float));
     job->weights = vtci_take(arena, vtci_mul(n_rows, job->n_image), sizeof(float));
@@ -60,7 +60,7 @@ static vtci_rows image_of(const vtci_qformer_job *job, size_t i)
 
 void vtci_qformer_pack_images(const vtci_qformer_job *job)
 {
-    for (size_t i = 0; !job->steps.measure && i < job->n; i++) {
+    for (size_t i = 0; !job->steps->measure && i < job->n; i++) {
         const vtci_rows rows = image_of(job, i);
         const vtci_packed packed = packed_image(job, i);
         vtc_tensor image = vtc_tensor_2d(rows.data, rows.dtype, rows.n_rows, rows.n_cols);
@@ -127,7 +127,7 @@ static void weigh(const vtci_qformer_job *job, size_t i)
     const size_t n = job->n_image, n_rows = job->m.params.n_heads * job->m.n_queries;
     struct weighing w = { job, 1.0f / sqrtf((float)(job->m.d / job->m.params.n_heads)), false };
 
-    if (job->steps.measure)
+    if (job->steps->measure)
         return;
     if (job->image_mask != NULL) {
         w.blind = memchr(job->sees_image + i * n, 1, n) == NULL;
@@ -163,11 +163,11 @@ static void read_image(vtci_qformer_job *job, const vtc_qformer_attention *w, si
         bias.row_stride = 0;
         unfold.residual = vtci_heads_as_batch(bias, n_heads);
     }
-    vtci_steps_gemm(&job->steps, &fold);
-    vtci_steps_gemm(&job->steps, &logits);
+    vtci_steps_gemm(job->steps, &fold);
+    vtci_steps_gemm(job->steps, &logits);
     weigh(job, i);
-    vtci_steps_gemm(&job->steps, &mix);
-    vtci_steps_gemm(&job->steps, &unfold);
+    vtci_steps_gemm(job->steps, &mix);
+    vtci_steps_gemm(job->steps, &unfold);
 }
 
 void vtci_qformer_read_once(vtci_qformer_job *job, const vtc_qformer_attention *w,
