@@ -74,6 +74,21 @@ void vtci_conv_lay_out(vtci_arena *arena, const vtci_call *call, vtci_conv *conv
     conv->products.base = vtci_take(arena, conv->product_bytes, 1);
 }
 
+vtc_status vtci_conv_walk(const vtci_call *call, vtci_conv *conv, void (*image)(void *job),
+                          void *job, const vtci_rows *y, size_t *bytes)
+{
+    const size_t n = y->n_rows == 0 || y->n_cols == 0 ? 0 : y->n_batch;
+    vtci_arena arena = vtci_arena_open(call);
+
+    vtci_conv_lay_out(&arena, call, conv, image, job);
+    if (call->query)
+        return vtci_end_query(call, &arena, bytes);
+    VTCI_TRY(vtci_arena_check(call, &arena));
+    for (conv->image = 0; conv->image < n; conv->image++)
+        image(job);
+    return VTC_OK;
+}
+
 /* ---- weights --------------------------------------------------------------------------------- */
 
 /* A vector as floats, widened into tmp if need be; NULL when it is absent. */
