@@ -44,12 +44,10 @@ static void lay_out_all(vtci_arena *arena, const vtci_idefics2 *m, vtci_idefics2
 static vtci_prepared_key key_of(const vtci_idefics2 *m)
 {
     vtci_prepared_key key = { "idefics2", VTCI_FINGERPRINT };
-    uint32_t eps;
 
-    memcpy(&eps, &m->params.eps, sizeof(eps));
     key.fingerprint = vtci_mix(key.fingerprint, m->params.n_heads);
     key.fingerprint = vtci_mix(key.fingerprint, m->params.n_kv_heads);
-    key.fingerprint = vtci_mix(key.fingerprint, eps);
+    key.fingerprint = vtci_mix_float(key.fingerprint, m->params.eps);
     key.fingerprint = vtci_mix_tensor(key.fingerprint, &m->w->latents);
     for (size_t l = 0; l < m->w->n_layers; l++)
         for (size_t i = 0; i < N_PACKED; i++)

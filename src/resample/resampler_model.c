@@ -280,12 +280,10 @@ static void lay_out_object(vtci_arena *arena, const vtci_resampler *m,
 static vtci_prepared_key key_of(const vtci_resampler *m)
 {
     vtci_prepared_key key = { "resampler", VTCI_FINGERPRINT };
-    uint32_t eps;
 
-    memcpy(&eps, &m->params.eps, sizeof(eps));
     key.fingerprint = vtci_mix(key.fingerprint, (uint64_t)m->params.variant);
     key.fingerprint = vtci_mix(key.fingerprint, m->n_heads);
-    key.fingerprint = vtci_mix(key.fingerprint, eps);
+    key.fingerprint = vtci_mix_float(key.fingerprint, m->params.eps);
     key.fingerprint = vtci_mix_weights(key.fingerprint, &vtc_resampler_table, &m->w);
     return key;
 }
