@@ -193,17 +193,9 @@ vtc_status vtc_gated_xattn_prepare(const vtc_gated_xattn_params *params,
 
 vtci_items vtci_items_of(const vtc_tensor *t)
 {
-    const size_t size = vtc_dtype_size(t->dtype);
-    const size_t *dim = t->dim + (t->rank == 4), *stride = t->stride + (t->rank == 4);
-    const vtci_items items = { t->data,
-                               t->dtype,
-                               t->rank == 4 ? t->dim[0] : 1,
-                               dim[0],
-                               dim[1],
-                               dim[2],
-                               t->rank == 4 ? vtci_mul(t->stride[0], size) : 0,
-                               vtci_mul(stride[0], size),
-                               vtci_mul(stride[1], size) };
+    const vtci_heads h = vtci_heads_of(t); /* an item lies as a head does */
+    const vtci_items items = { h.data,   h.dtype,        h.n_batch,     h.n_heads,   h.n_rows,
+                               h.n_cols, h.batch_stride, h.head_stride, h.row_stride };
 
     return items;
 }

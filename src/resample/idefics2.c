@@ -227,13 +227,10 @@ static void pick_row(void *p, size_t index, size_t worker)
 {
     const struct job *job = p;
     const size_t c = job->m.n_vision;
-    float *to = job->block + index % BLOCK_ROWS * c;
-    const float *row =
-        vtci_load_row(vtci_row(&job->x, job->b, (size_t)job->patch[index]), job->x.dtype, c, to);
+    const char *row = vtci_row(&job->x, job->b, (size_t)job->patch[index]);
 
     (void)worker;
-    if (row != to)
-        memcpy(to, row, c * sizeof(*to));
+    vtci_copy_row(job->block + index % BLOCK_ROWS * c, VTC_F32, row, job->x.dtype, c, NULL);
 }
 
 /* Patches first .. first + n - 1 of the image's real ones. */

@@ -359,17 +359,13 @@ static void finish(struct job *job, size_t first, size_t n)
 static void load_value_bias(struct job *job)
 {
     const vtc_tensor *bias = &job->m.v.bias;
-    const size_t bytes = job->m.d * sizeof(float);
-    const float *row;
+    const size_t d = job->m.d;
 
     if (job->steps->measure)
         return;
-    memset(job->v_bias, 0, bytes);
-    if (vtc_tensor_is_absent(bias))
-        return;
-    row = vtci_load_row(bias->data, bias->dtype, job->m.d, job->v_bias);
-    if (row != job->v_bias)
-        memcpy(job->v_bias, row, bytes);
+    memset(job->v_bias, 0, d * sizeof(float));
+    if (!vtc_tensor_is_absent(bias))
+        vtci_copy_row(job->v_bias, VTC_F32, bias->data, bias->dtype, d, NULL);
 }
 
 static void walk(void *p, vtci_steps *steps)
