@@ -425,22 +425,15 @@ void vtci_chain_run(const vtci_chain *chain)
 
 /* ---- ends of a method's functions ------------------------------------------------------------ */
 
-vtc_status vtci_chain_query(const vtci_call *call, vtci_chain *chain, const vtc_tensor *y,
-                            size_t *bytes)
+vtc_status vtci_chain_walk(const vtci_call *call, vtci_chain *chain, const vtc_tensor *y,
+                           size_t *bytes)
 {
     vtci_arena arena = vtci_arena_open(call);
 
     VTCI_TRY(vtci_chain_open(call, chain, y));
     vtci_chain_lay_out(&arena, call, chain);
-    return vtci_end_query(call, &arena, bytes);
-}
-
-vtc_status vtci_chain_execute(const vtci_call *call, vtci_chain *chain, const vtc_tensor *y)
-{
-    vtci_arena arena = vtci_arena_open(call);
-
-    VTCI_TRY(vtci_chain_open(call, chain, y));
-    vtci_chain_lay_out(&arena, call, chain);
+    if (call->query)
+        return vtci_end_query(call, &arena, bytes);
     VTCI_TRY(vtci_arena_check(call, &arena));
     vtci_chain_run(chain);
     return VTC_OK;
