@@ -12,6 +12,7 @@
 #define VTC_BENCH_H
 
 #include <vtc/plan.h>
+#include <vtc/weights.h>
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -53,6 +54,9 @@ void *bench_zeros(bench_set *set, size_t bytes);
 vtc_tensor bench_random(bench_set *set, vtc_dtype dtype, int rank, const size_t *dim);
 vtc_tensor bench_random_2d(bench_set *set, vtc_dtype dtype, size_t rows, size_t cols);
 vtc_tensor bench_random_3d(bench_set *set, vtc_dtype dtype, size_t d0, size_t d1, size_t d2);
+
+/* Weight and bias of n channels. */
+vtc_norm bench_random_norm(bench_set *set, size_t n);
 
 /* `n_keep` of 0 .. n - 1, ascending, the same in every run. */
 int32_t *bench_random_rows(bench_set *set, size_t n, size_t n_keep);

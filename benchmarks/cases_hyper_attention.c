@@ -52,8 +52,9 @@ static vtci_attention images_of(const struct core *core)
     return a;
 }
 
-static void attend(const struct core *core, vtci_steps *steps)
+static void attend(void *p, vtci_steps *steps)
 {
+    const struct core *core = p;
     vtci_attention text = text_of(core), images = images_of(core);
 
     vtci_steps_attention(steps, &text);
@@ -66,7 +67,7 @@ static void set_up_core(bench_set *set, const void *argument)
     enum { SIDE = 736 };
     struct core *core = set->state = bench_zeros(set, sizeof(*core));
     vtci_call call;
-    vtci_steps steps;
+    size_t bytes;
 
     (void)argument;
     core->q = make_heads(set, TEXT);
@@ -78,10 +79,9 @@ static void set_up_core(bench_set *set, const void *argument)
     core->c = make_heads(set, TEXT);
     core->s_lse = bench_zeros(set, HEADS * TEXT * sizeof(float));
     core->c_lse = bench_zeros(set, HEADS * TEXT * sizeof(float));
-    bench_must(vtci_begin(&call, "core", &set->exec));
-    steps = vtci_steps_measure(&call);
-    attend(core, &steps);
-    bench_scratch(set, vtci_steps_used(&steps).used);
+    bench_must(vtci_begin_query(&call, "core", &set->exec, &bytes));
+    bench_must(vtci_steps_walk(&call, attend, core, &bytes));
+    bench_scratch(set, bytes);
     bench_limit_product(set, 1, SIDE, SIDE, SIDE, false);
 }
 
@@ -99,11 +99,9 @@ static void run_core(bench_set *set)
 {
     struct core *core = set->state;
     vtci_call call;
-    vtci_steps steps;
 
     bench_must(vtci_begin(&call, "core", &set->exec));
-    steps = vtci_steps_in(&call);
-    attend(core, &steps);
+    bench_must(vtci_steps_walk(&call, attend, core, NULL));
     bench_parallel(set, HEADS * TEXT, join_row, core);
 }
 

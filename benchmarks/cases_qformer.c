@@ -34,16 +34,6 @@ static vtc_linear make_linear(bench_set *set, vtc_dtype dtype, size_t n_out, siz
     return linear;
 }
 
-static vtc_norm make_norm(bench_set *set)
-{
-    const size_t n = D;
-    vtc_norm norm;
-
-    norm.weight = bench_random(set, VTC_F32, 1, &n);
-    norm.bias = bench_random(set, VTC_F32, 1, &n);
-    return norm;
-}
-
 static vtc_qformer_attention make_attention(bench_set *set, vtc_dtype dtype, size_t n_in)
 {
     vtc_qformer_attention a;
@@ -52,7 +42,7 @@ static vtc_qformer_attention make_attention(bench_set *set, vtc_dtype dtype, siz
     a.key = make_linear(set, dtype, D, n_in);
     a.value = make_linear(set, dtype, D, n_in);
     a.output = make_linear(set, dtype, D, D);
-    a.norm = make_norm(set);
+    a.norm = bench_random_norm(set, D);
     return a;
 }
 
@@ -62,7 +52,7 @@ static vtc_qformer_mlp make_mlp(bench_set *set, vtc_dtype dtype)
 
     mlp.up = make_linear(set, dtype, N_HIDDEN, D);
     mlp.down = make_linear(set, dtype, D, N_HIDDEN);
-    mlp.norm = make_norm(set);
+    mlp.norm = bench_random_norm(set, D);
     return mlp;
 }
 
@@ -71,7 +61,7 @@ static void make_weights(bench_set *set, struct qformer *q)
     const vtc_dtype dtype = q->form->dtype;
 
     q->weights.query_tokens = bench_random_3d(set, VTC_F32, 1, N_QUERIES, D);
-    q->weights.embedding_norm = make_norm(set);
+    q->weights.embedding_norm = bench_random_norm(set, D);
     q->weights.layers = q->layers;
     q->weights.n_layers = N_LAYERS;
     if (q->form->n_text != 0) {

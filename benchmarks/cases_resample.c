@@ -32,24 +32,14 @@ static vtc_tensor make_matrix(bench_set *set, vtc_dtype dtype, size_t n_out, siz
     return dtype == VTC_F32 ? f32 : bench_random_2d(set, dtype, n_out, n_in);
 }
 
-static vtc_norm make_norm(bench_set *set)
-{
-    const size_t n = D;
-    vtc_norm norm;
-
-    norm.weight = bench_random(set, VTC_F32, 1, &n);
-    norm.bias = bench_random(set, VTC_F32, 1, &n);
-    return norm;
-}
-
 static void make_layer(bench_set *set, vtc_dtype dtype, vtc_perceiver_layer *layer)
 {
-    layer->norm_media = make_norm(set);
-    layer->norm_latents = make_norm(set);
+    layer->norm_media = bench_random_norm(set, D);
+    layer->norm_latents = bench_random_norm(set, D);
     layer->to_q = make_matrix(set, dtype, INNER, D);
     layer->to_kv = make_matrix(set, dtype, 2 * INNER, D);
     layer->to_out = make_matrix(set, dtype, D, INNER);
-    layer->ff_norm = make_norm(set);
+    layer->ff_norm = bench_random_norm(set, D);
     layer->ff_up = make_matrix(set, dtype, HIDDEN, D);
     layer->ff_down = make_matrix(set, dtype, D, HIDDEN);
 }
@@ -86,7 +76,7 @@ static void set_up(bench_set *set, const void *argument)
     size_t bytes;
 
     p->weights.latents = bench_random_2d(set, VTC_F32, N_LATENTS, D);
-    p->weights.norm = make_norm(set);
+    p->weights.norm = bench_random_norm(set, D);
     p->weights.layers = p->layers;
     p->weights.n_layers = N_LAYERS;
     for (size_t i = 0; i < N_LAYERS; i++)

@@ -26,13 +26,6 @@ static vtc_tensor vector(bench_set *set, size_t n)
     return bench_random(set, VTC_F32, 1, &n);
 }
 
-static vtc_norm make_norm(bench_set *set, size_t n)
-{
-    const vtc_norm norm = { vector(set, n), vector(set, n) };
-
-    return norm;
-}
-
 static void make_weights(bench_set *set, const struct model *m, vtc_resampler_weights *w)
 {
     const size_t d = m->d;
@@ -41,13 +34,13 @@ static void make_weights(bench_set *set, const struct model *m, vtc_resampler_we
     if (m->variant != VTC_RESAMPLER_MINICPMV)
         w->pos_embed = bench_random_2d(set, VTC_F32, m->n_queries, d);
     w->kv_proj.weight = bench_random_2d(set, m->dtype, d, m->n_vision);
-    w->ln_q = make_norm(set, d);
-    w->ln_kv = make_norm(set, d);
+    w->ln_q = bench_random_norm(set, d);
+    w->ln_kv = bench_random_norm(set, d);
     w->in_proj.weight = bench_random_2d(set, m->dtype, 3 * d, d);
     w->in_proj.bias = vector(set, 3 * d);
     w->out_proj.weight = bench_random_2d(set, m->dtype, d, d);
     w->out_proj.bias = vector(set, d);
-    w->ln_post = make_norm(set, d);
+    w->ln_post = bench_random_norm(set, d);
     w->proj = bench_random_2d(set, m->dtype, d, d);
 }
 

@@ -141,6 +141,15 @@ vtc_tensor bench_random_3d(bench_set *set, vtc_dtype dtype, size_t d0, size_t d1
     return bench_random(set, dtype, 3, dim);
 }
 
+vtc_norm bench_random_norm(bench_set *set, size_t n)
+{
+    vtc_norm norm;
+
+    norm.weight = bench_random(set, VTC_F32, 1, &n);
+    norm.bias = bench_random(set, VTC_F32, 1, &n);
+    return norm;
+}
+
 int32_t *bench_random_rows(bench_set *set, size_t n, size_t n_keep)
 {
     int32_t *rows = bench_zeros(set, n_keep * sizeof(*rows));

@@ -8,6 +8,9 @@
  *     static void lay_out(vtci_arena *arena, struct job *job);                         scratch
  *     vtc_<thing>_scratch():  vtci_begin_query(), open_job(), lay_out(), vtci_end_query()
  *     vtc_<thing>():          vtci_begin(), open_job(), lay_out(), vtci_arena_check(), the work
+ *
+ * What follows open_job() is one function for all methods of a kind, in a query and a run:
+ * vtci_steps_walk() (linalg/steps.h), vtci_chain_walk() and vtci_conv_walk() (project).
  */
 #ifndef VTCI_CALL_H
 #define VTCI_CALL_H

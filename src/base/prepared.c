@@ -28,6 +28,14 @@ uint64_t vtci_mix(uint64_t fingerprint, uint64_t value)
     return fingerprint;
 }
 
+uint64_t vtci_mix_float(uint64_t fingerprint, float value)
+{
+    uint32_t bits;
+
+    memcpy(&bits, &value, sizeof(bits));
+    return vtci_mix(fingerprint, bits);
+}
+
 uint64_t vtci_mix_tensor(uint64_t fingerprint, const vtc_tensor *t)
 {
     fingerprint = vtci_mix(vtci_mix(fingerprint, (uint64_t)t->dtype), (uint64_t)t->rank);

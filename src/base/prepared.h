@@ -30,6 +30,7 @@ typedef struct vtci_prepared_key {
 /* Fingerprints: start from VTCI_FINGERPRINT, then mix in whatever matters. */
 #define VTCI_FINGERPRINT UINT64_C(0xcbf29ce484222325)
 uint64_t vtci_mix(uint64_t fingerprint, uint64_t value);
+uint64_t vtci_mix_float(uint64_t fingerprint, float value);          /* its bits */
 uint64_t vtci_mix_tensor(uint64_t fingerprint, const vtc_tensor *t); /* dtype, rank, extents */
 
 /* An arena that measures, with the header taken. */

@@ -25,8 +25,20 @@ static vtc_status check_convention(const vtci_call *call, vtc_cost_convention co
     return VTC_OK;
 }
 
-static vtc_status check_bits(const vtci_call *call, size_t bits)
+/* What all operations of a decoder are counted from. */
+static vtc_status check_count(const vtci_call *call, const vtc_decoder *decoder,
+                              vtc_cost_convention convention, const double *operations)
 {
+    VTCI_TRY(check_decoder(call, decoder));
+    VTCI_REQUIRE_PTR(call, operations);
+    return check_convention(call, convention);
+}
+
+static vtc_status check_bytes(const vtci_call *call, const vtc_decoder *decoder, size_t bits,
+                              const double *bytes)
+{
+    VTCI_TRY(check_decoder(call, decoder));
+    VTCI_REQUIRE_PTR(call, bytes);
     VTCI_REQUIRE(call, bits >= 1 && bits <= 64, VTC_ERR_RANGE, "values of %zu bits", bits);
     return VTC_OK;
 }
@@ -82,9 +94,7 @@ vtc_status vtc_cost_prefill(const vtc_decoder *decoder, size_t n_visual, size_t 
     vtci_call call;
 
     VTCI_TRY(vtci_begin(&call, "vtc_cost_prefill", exec));
-    VTCI_TRY(check_decoder(&call, decoder));
-    VTCI_REQUIRE_PTR(&call, operations);
-    VTCI_TRY(check_convention(&call, convention));
+    VTCI_TRY(check_count(&call, decoder, convention, operations));
     *operations = per_mac(convention) * (double)decoder->n_layers *
                   layer_macs(decoder, convention, (double)n_visual + (double)n_text);
     return VTC_OK;
@@ -99,9 +109,7 @@ vtc_status vtc_cost_prefill_schedule(const vtc_decoder *decoder, const vtc_token
     double macs = 0.0;
 
     VTCI_TRY(vtci_begin(&call, "vtc_cost_prefill_schedule", exec));
-    VTCI_TRY(check_decoder(&call, decoder));
-    VTCI_REQUIRE_PTR(&call, operations);
-    VTCI_TRY(check_convention(&call, convention));
+    VTCI_TRY(check_count(&call, decoder, convention, operations));
     VTCI_TRY(read_schedule(&call, schedule, &s));
     for (size_t l = 0; l < decoder->n_layers; l++)
         macs += layer_macs(decoder, convention, (double)s.n_visual[l] + (double)s.n_text);
@@ -125,9 +133,7 @@ vtc_status vtc_cost_decode(const vtc_decoder *decoder, const vtc_token_schedule 
     double macs = 0.0;
 
     VTCI_TRY(vtci_begin(&call, "vtc_cost_decode", exec));
-    VTCI_TRY(check_decoder(&call, decoder));
-    VTCI_REQUIRE_PTR(&call, operations);
-    VTCI_TRY(check_convention(&call, convention));
+    VTCI_TRY(check_count(&call, decoder, convention, operations));
     VTCI_TRY(read_schedule(&call, schedule, &s));
     /* the new tokens see cached + 1, cached + 2, ... cached + n keys */
     for (size_t l = 0; l < decoder->n_layers; l++)
@@ -255,9 +261,7 @@ vtc_status vtc_cost_kv_bytes(const vtc_decoder *decoder, size_t n_tokens, size_t
     vtci_call call;
 
     VTCI_TRY(vtci_begin(&call, "vtc_cost_kv_bytes", exec));
-    VTCI_TRY(check_decoder(&call, decoder));
-    VTCI_REQUIRE_PTR(&call, bytes);
-    VTCI_TRY(check_bits(&call, bits));
+    VTCI_TRY(check_bytes(&call, decoder, bits, bytes));
     *bytes = (double)decoder->n_layers * layer_bytes(decoder, (double)n_tokens, bits);
     return VTC_OK;
 }
@@ -271,9 +275,7 @@ vtc_status vtc_cost_kv_bytes_schedule(const vtc_decoder *decoder,
     double sum = 0.0;
 
     VTCI_TRY(vtci_begin(&call, "vtc_cost_kv_bytes_schedule", exec));
-    VTCI_TRY(check_decoder(&call, decoder));
-    VTCI_REQUIRE_PTR(&call, bytes);
-    VTCI_TRY(check_bits(&call, bits));
+    VTCI_TRY(check_bytes(&call, decoder, bits, bytes));
     VTCI_TRY(read_schedule(&call, schedule, &s));
     for (size_t l = 0; l < decoder->n_layers; l++)
         sum += layer_bytes(decoder, cached_rows(&s, l) + (double)n_new, bits);

@@ -19,6 +19,7 @@
  */
 #include "gated_xattn_model.h"
 
+#include "../linalg/operands.h"
 #include "../linalg/rows.h"
 
 #include <math.h>
@@ -160,7 +161,8 @@ static vtc_status open_job(const vtci_call *call, const vtc_gated_xattn_params *
                      job->x.n_cols == job->y.n_cols,
                  VTC_ERR_SHAPE, "x is %zux%zux%zu, y is %zux%zux%zu", job->x.n_batch, job->x.n_rows,
                  job->x.n_cols, job->y.n_batch, job->y.n_rows, job->y.n_cols);
-    VTCI_TRY(vtci_gated_xattn_open(call, params, weights, prepared, y, &job->model));
+    VTCI_TRY(vtci_gated_xattn_open(call, params, weights, prepared, &job->model));
+    VTCI_TRY(vtci_gated_xattn_check_apart(call, &job->model, prepared, "y", y));
     VTCI_TRY(open_source(call, x, media, kv, y, job));
     VTCI_TRY(check_widths(call, job));
     VTCI_TRY(open_locations(call, x, locations, y, job));
@@ -339,11 +341,8 @@ static vtci_heads heads_of(const struct block *at, const float *data)
 static vtci_heads heads_of_keys(const struct block *at, bool values)
 {
     const vtci_gated_xattn *model = &at->job->model;
-    vtci_rows rows = at->kv;
+    const vtci_rows rows = vtci_cols_part(at->kv, values ? model->inner : 0, model->inner);
 
-    rows.n_cols = model->inner;
-    if (values && rows.data != NULL)
-        rows.data += model->inner * vtc_dtype_size(rows.dtype);
     return vtci_heads_of_rows(&rows, model->params.heads);
 }
 
@@ -487,20 +486,6 @@ static void lay_out(vtci_arena *arena, struct job *job)
     job->blind = vtci_take(arena, n_masked, sizeof(*job->blind));
 }
 
-static vtci_arena measure(const vtci_call *call, struct job *job)
-{
-    vtci_steps steps = vtci_steps_measure(call);
-
-    if (!is_idle(job)) {
-        lay_out(&steps.arena, job);
-        /* a shorter block may want larger tiles */
-        run_block(job, &steps, 0, 0);
-        run_block(job, &steps, (job->x.n_batch - 1) / job->block_batch * job->block_batch,
-                  (job->x.n_rows - 1) / job->block_rows * job->block_rows);
-    }
-    return vtci_steps_used(&steps);
-}
-
 static float open_gate(const vtc_tensor *gate)
 {
     float tmp;
@@ -508,18 +493,24 @@ static float open_gate(const vtc_tensor *gate)
     return tanhf(*vtci_load_row(gate->data, gate->dtype, 1, &tmp));
 }
 
-static void run(const vtci_call *call, struct job *job)
+static void walk(void *p, vtci_steps *steps)
 {
-    vtci_steps steps = vtci_steps_in(call);
+    struct job *job = p;
 
     if (is_idle(job))
         return;
-    lay_out(&steps.arena, job);
+    lay_out(&steps->arena, job);
+    if (steps->measure) { /* a shorter block may want larger tiles */
+        run_block(job, steps, 0, 0);
+        run_block(job, steps, (job->x.n_batch - 1) / job->block_batch * job->block_batch,
+                  (job->x.n_rows - 1) / job->block_rows * job->block_rows);
+        return;
+    }
     job->attn_gate = open_gate(&job->model.weights->attn_gate);
     job->ff_gate = open_gate(&job->model.weights->ff_gate);
     for (size_t b = 0; b < job->x.n_batch; b += job->block_batch)
         for (size_t l = 0; l < job->x.n_rows; l += job->block_rows)
-            run_block(job, &steps, b, l);
+            run_block(job, steps, b, l);
 }
 
 /* ---- public ---------------------------------------------------------------------------------- */
@@ -532,13 +523,11 @@ vtc_status vtc_gated_xattn_scratch(const vtc_gated_xattn_params *params,
                                    const vtc_exec *exec, size_t *bytes)
 {
     vtci_call call;
-    vtci_arena arena;
     struct job job;
 
     VTCI_TRY(vtci_begin_query(&call, "vtc_gated_xattn_scratch", exec, bytes));
     VTCI_TRY(open_job(&call, params, weights, prepared, x, media, kv, locations, y, &job));
-    arena = measure(&call, &job);
-    return vtci_end_query(&call, &arena, bytes);
+    return vtci_steps_walk(&call, walk, &job, bytes);
 }
 
 vtc_status vtc_gated_xattn(const vtc_gated_xattn_params *params,
@@ -547,13 +536,9 @@ vtc_status vtc_gated_xattn(const vtc_gated_xattn_params *params,
                            const vtc_tensor *locations, vtc_tensor *y, const vtc_exec *exec)
 {
     vtci_call call;
-    vtci_arena arena;
     struct job job;
 
     VTCI_TRY(vtci_begin(&call, "vtc_gated_xattn", exec));
     VTCI_TRY(open_job(&call, params, weights, prepared, x, media, kv, locations, y, &job));
-    arena = measure(&call, &job);
-    VTCI_TRY(vtci_arena_check(&call, &arena));
-    run(&call, &job);
-    return VTC_OK;
+    return vtci_steps_walk(&call, walk, &job, NULL);
 }

@@ -33,7 +33,7 @@ static vtc_status check_gate(const vtci_owner *of, const char *name, const vtc_t
     VTCI_TRY(vtci_check_tensor(of->call, name, gate, VTCI_FLOATS, 0, 1, VTCI_IN));
     VTCI_REQUIRE(of->call, gate->rank == 0 || gate->dim[0] == 1, VTC_ERR_SHAPE,
                  "%s has %zu elements, 1 is needed", name, gate->dim[0]);
-    return of->y == NULL ? VTC_OK : vtci_check_apart(of->call, "y", of->y, name, gate);
+    return VTC_OK;
 }
 
 static vtc_status check_weights(const vtci_owner *of, const vtci_gated_xattn *model)
@@ -111,23 +111,21 @@ static void take_packed(vtci_arena *arena, vtci_gated_xattn *model)
 }
 
 static vtc_status open_prepared(const vtci_call *call, const vtc_prepared *prepared,
-                                const vtc_tensor *y, vtci_gated_xattn *model)
+                                vtci_gated_xattn *model)
 {
     const vtci_prepared_key key = key_of(model);
     vtci_arena arena;
 
     VTCI_TRY(vtci_prepared_open(call, prepared, &key, &arena));
-    VTCI_TRY(vtci_prepared_check_apart(call, "y", y, prepared));
     take_packed(&arena, model);
     return VTC_OK;
 }
 
 vtc_status vtci_gated_xattn_open(const vtci_call *call, const vtc_gated_xattn_params *params,
                                  const vtc_gated_xattn_weights *weights,
-                                 const vtc_prepared *prepared, const vtc_tensor *y,
-                                 vtci_gated_xattn *model)
+                                 const vtc_prepared *prepared, vtci_gated_xattn *model)
 {
-    const vtci_owner owner = { call, y, 0, "" };
+    const vtci_owner owner = { call, NULL, 0, "" };
 
     memset(model, 0, sizeof(*model));
     VTCI_TRY(open_params(call, params, &model->params));
@@ -135,7 +133,18 @@ vtc_status vtci_gated_xattn_open(const vtci_call *call, const vtc_gated_xattn_pa
     model->weights = weights;
     VTCI_TRY(open_extents(call, model));
     VTCI_TRY(check_weights(&owner, model));
-    return prepared == NULL ? VTC_OK : open_prepared(call, prepared, y, model);
+    return prepared == NULL ? VTC_OK : open_prepared(call, prepared, model);
+}
+
+vtc_status vtci_gated_xattn_check_apart(const vtci_call *call, const vtci_gated_xattn *model,
+                                        const vtc_prepared *prepared, const char *name,
+                                        const vtc_tensor *out)
+{
+    if (call->query)
+        return VTC_OK;
+    VTCI_TRY(vtci_check_weights_apart(call, "", &vtc_gated_xattn_table, model->weights, name,
+                                      out->data, vtci_span_bytes(out)));
+    return vtci_prepared_check_apart(call, name, out, prepared);
 }
 
 vtc_status vtc_gated_xattn_prepare_size(const vtc_gated_xattn_params *params,
@@ -147,7 +156,7 @@ vtc_status vtc_gated_xattn_prepare_size(const vtc_gated_xattn_params *params,
     vtci_gated_xattn model;
 
     VTCI_TRY(vtci_begin_query(&call, "vtc_gated_xattn_prepare_size", exec, bytes));
-    VTCI_TRY(vtci_gated_xattn_open(&call, params, weights, NULL, NULL, &model));
+    VTCI_TRY(vtci_gated_xattn_open(&call, params, weights, NULL, &model));
     arena = vtci_prepared_measure();
     take_packed(&arena, &model);
     return vtci_end_query(&call, &arena, bytes);
@@ -162,7 +171,7 @@ vtc_status vtc_gated_xattn_prepare(const vtc_gated_xattn_params *params,
     vtci_gated_xattn model;
 
     VTCI_TRY(vtci_begin(&call, "vtc_gated_xattn_prepare", exec));
-    VTCI_TRY(vtci_gated_xattn_open(&call, params, weights, NULL, NULL, &model));
+    VTCI_TRY(vtci_gated_xattn_open(&call, params, weights, NULL, &model));
     VTCI_TRY(vtci_prepared_create(&call, prepared, &arena));
     take_packed(&arena, &model);
     VTCI_TRY(vtci_prepared_check_room(&call, prepared, &arena));
@@ -184,17 +193,9 @@ vtc_status vtc_gated_xattn_prepare(const vtc_gated_xattn_params *params,
 
 vtci_items vtci_items_of(const vtc_tensor *t)
 {
-    const size_t size = vtc_dtype_size(t->dtype);
-    const size_t *dim = t->dim + (t->rank == 4), *stride = t->stride + (t->rank == 4);
-    const vtci_items items = { t->data,
-                               t->dtype,
-                               t->rank == 4 ? t->dim[0] : 1,
-                               dim[0],
-                               dim[1],
-                               dim[2],
-                               t->rank == 4 ? vtci_mul(t->stride[0], size) : 0,
-                               vtci_mul(stride[0], size),
-                               vtci_mul(stride[1], size) };
+    const vtci_heads h = vtci_heads_of(t); /* an item lies as a head does */
+    const vtci_items items = { h.data,   h.dtype,        h.n_batch,     h.n_heads,   h.n_rows,
+                               h.n_cols, h.batch_stride, h.head_stride, h.row_stride };
 
     return items;
 }
@@ -248,7 +249,8 @@ static vtc_status open_encoding(const vtci_call *call, const vtc_gated_xattn_par
     VTCI_TRY(vtci_check_tensor(call, "media", media, VTCI_FLOATS, 3, 4, VTCI_IN));
     VTCI_TRY(vtci_check_tensor(call, "kv", kv, VTCI_FLOATS, media->rank, media->rank, VTCI_OUT));
     VTCI_TRY(vtci_check_apart(call, "kv", kv, "media", media));
-    VTCI_TRY(vtci_gated_xattn_open(call, params, weights, prepared, kv, &e->model));
+    VTCI_TRY(vtci_gated_xattn_open(call, params, weights, prepared, &e->model));
+    VTCI_TRY(vtci_gated_xattn_check_apart(call, &e->model, prepared, "kv", kv));
     e->media = vtci_items_of(media);
     e->kv = vtci_items_of(kv);
     VTCI_REQUIRE(call, e->media.n_cols == e->model.d_media && e->kv.n_cols == 2 * e->model.inner,
@@ -264,12 +266,13 @@ static vtc_status open_encoding(const vtci_call *call, const vtc_gated_xattn_par
     return vtci_check_gemm(call, vtci_mul(e->kv.n_items, e->kv.n_tokens), 1, 1);
 }
 
-static vtci_arena measure(const vtci_call *call, const struct encoding *e)
+static void encode(void *p, vtci_steps *steps)
 {
-    vtci_steps steps = vtci_steps_measure(call);
+    const struct encoding *e = p;
+    const size_t n = steps->measure ? 1 : e->kv.n_batch;
 
-    vtci_gated_xattn_encode(&e->model, &steps, &e->media, &e->kv, 0);
-    return vtci_steps_used(&steps);
+    for (size_t b = 0; b < n; b++)
+        vtci_gated_xattn_encode(&e->model, steps, &e->media, &e->kv, b);
 }
 
 vtc_status vtc_gated_xattn_encode_media_scratch(const vtc_gated_xattn_params *params,
@@ -279,13 +282,11 @@ vtc_status vtc_gated_xattn_encode_media_scratch(const vtc_gated_xattn_params *pa
                                                 const vtc_exec *exec, size_t *bytes)
 {
     vtci_call call;
-    vtci_arena arena;
     struct encoding e;
 
     VTCI_TRY(vtci_begin_query(&call, "vtc_gated_xattn_encode_media_scratch", exec, bytes));
     VTCI_TRY(open_encoding(&call, params, weights, prepared, media, kv, &e));
-    arena = measure(&call, &e);
-    return vtci_end_query(&call, &arena, bytes);
+    return vtci_steps_walk(&call, encode, &e, bytes);
 }
 
 vtc_status vtc_gated_xattn_encode_media(const vtc_gated_xattn_params *params,
@@ -294,18 +295,11 @@ vtc_status vtc_gated_xattn_encode_media(const vtc_gated_xattn_params *params,
                                         vtc_tensor *kv, const vtc_exec *exec)
 {
     vtci_call call;
-    vtci_arena arena;
-    vtci_steps steps;
     struct encoding e;
 
     VTCI_TRY(vtci_begin(&call, "vtc_gated_xattn_encode_media", exec));
     VTCI_TRY(open_encoding(&call, params, weights, prepared, media, kv, &e));
-    arena = measure(&call, &e);
-    VTCI_TRY(vtci_arena_check(&call, &arena));
-    steps = vtci_steps_in(&call);
-    for (size_t b = 0; b < e.kv.n_batch; b++)
-        vtci_gated_xattn_encode(&e.model, &steps, &e.media, &e.kv, b);
-    return VTC_OK;
+    return vtci_steps_walk(&call, encode, &e, NULL);
 }
 
 /* ---- cost ------------------------------------------------------------------------------------ */
@@ -321,7 +315,7 @@ vtc_status vtc_gated_xattn_cost(const vtc_gated_xattn_params *params,
     VTCI_TRY(vtci_begin(&call, "vtc_gated_xattn_cost", exec));
     call.query = true;
     VTCI_REQUIRE_PTR(&call, cost);
-    VTCI_TRY(vtci_gated_xattn_open(&call, params, weights, NULL, NULL, &model));
+    VTCI_TRY(vtci_gated_xattn_open(&call, params, weights, NULL, &model));
 
     const double d = (double)model.d, inner = (double)model.inner, hidden = (double)model.hidden;
     const double token = 2 * d * inner + 2 * (double)n_keys * inner + 2 * d * hidden;

@@ -13,13 +13,18 @@ typedef struct vtci_gated_xattn {
     vtci_packed q, kv, out, up, down; /* without panels: not prepared */
 } vtci_gated_xattn;
 
-/* Checks parameters, weights and the prepared object, which may be NULL. Neither may overlap `y`,
- * which is called `name` and may be NULL. */
+/* Checks parameters, weights and the prepared object, which may be NULL. */
 VTC_NODISCARD vtc_status vtci_gated_xattn_open(const vtci_call *call,
                                                const vtc_gated_xattn_params *params,
                                                const vtc_gated_xattn_weights *weights,
-                                               const vtc_prepared *prepared, const vtc_tensor *y,
+                                               const vtc_prepared *prepared,
                                                vtci_gated_xattn *model);
+
+/* VTC_ERR_OVERLAP when the output `name` meets a weight or the prepared object. */
+VTC_NODISCARD vtc_status vtci_gated_xattn_check_apart(const vtci_call *call,
+                                                      const vtci_gated_xattn *model,
+                                                      const vtc_prepared *prepared,
+                                                      const char *name, const vtc_tensor *out);
 
 /* Tokens of media items: a checked view [B, T, n, C] or [T, n, C]. Strides in bytes. */
 typedef struct vtci_items {

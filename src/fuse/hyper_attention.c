@@ -483,34 +483,17 @@ static void set_gate(struct job *job)
                                      vtci_load_row(gate->data, gate->dtype, q, job->gate), NULL, q);
 }
 
-static void walk(struct job *job, vtci_steps *steps)
+static void walk(void *p, vtci_steps *steps)
 {
+    struct job *job = p;
+
+    lay_out(&steps->arena, steps->call, job);
     if (!steps->measure && job->hidden.n_rows != 0) {
         vtci_rope_frequencies(job->frequency, job->layer.d, job->layer.params.rope_theta);
         set_gate(job);
     }
     for (size_t first = 0; first < job->hidden.n_rows; first += job->block_rows)
         run_block(job, first, vtci_min(job->block_rows, job->hidden.n_rows - first), steps);
-}
-
-static vtci_arena measure(const vtci_call *call, struct job *job)
-{
-    vtci_steps steps = vtci_steps_measure(call);
-
-    lay_out(&steps.arena, call, job);
-    walk(job, &steps);
-    return vtci_steps_used(&steps);
-}
-
-static vtc_status execute(const vtci_call *call, struct job *job)
-{
-    const vtci_arena arena = measure(call, job);
-    vtci_steps steps = vtci_steps_in(call);
-
-    VTCI_TRY(vtci_arena_check(call, &arena));
-    lay_out(&steps.arena, call, job);
-    walk(job, &steps);
-    return VTC_OK;
 }
 
 /* ---- public ---------------------------------------------------------------------------------- */
@@ -523,14 +506,12 @@ vtc_status vtc_hyper_attention_scratch(const vtc_hyper_attention_params *params,
                                        const vtc_exec *exec, size_t *bytes)
 {
     vtci_call call;
-    vtci_arena arena;
     struct job job;
 
     VTCI_TRY(vtci_begin_query(&call, "vtc_hyper_attention_scratch", exec, bytes));
     VTCI_TRY(open_job(&call, params, weights, prepared, hidden, sequences, n_sequences, attn, out,
                       &job));
-    arena = measure(&call, &job);
-    return vtci_end_query(&call, &arena, bytes);
+    return vtci_steps_walk(&call, walk, &job, bytes);
 }
 
 vtc_status vtc_hyper_attention(const vtc_hyper_attention_params *params,
@@ -545,5 +526,5 @@ vtc_status vtc_hyper_attention(const vtc_hyper_attention_params *params,
     VTCI_TRY(vtci_begin(&call, "vtc_hyper_attention", exec));
     VTCI_TRY(open_job(&call, params, weights, prepared, hidden, sequences, n_sequences, attn, out,
                       &job));
-    return execute(&call, &job);
+    return vtci_steps_walk(&call, walk, &job, NULL);
 }

@@ -120,34 +120,16 @@ static void encode_block(struct job *job, vtci_steps *steps, size_t n)
     vtci_steps_tasks(steps, vtci_ceil_div(n_rows, VTCI_HYPER_TASK_ROWS), store_rows, job);
 }
 
-static void encode(struct job *job, vtci_steps *steps)
+static void encode(void *p, vtci_steps *steps)
 {
+    struct job *job = p;
     const size_t n = job->images.n_rows == 0 ? 0 : job->images.n_batch;
 
+    lay_out(&steps->arena, job);
     if (!steps->measure)
         vtci_rope_frequencies(job->frequency, job->layer.d, job->layer.params.rope_theta);
     for (job->first = 0; job->first < n; job->first += job->n_block)
         encode_block(job, steps, vtci_min(job->n_block, n - job->first));
-}
-
-static vtci_arena measure(const vtci_call *call, struct job *job)
-{
-    vtci_steps steps = vtci_steps_measure(call);
-
-    lay_out(&steps.arena, job);
-    encode(job, &steps);
-    return vtci_steps_used(&steps);
-}
-
-static vtc_status execute(const vtci_call *call, struct job *job)
-{
-    const vtci_arena arena = measure(call, job);
-    vtci_steps steps = vtci_steps_in(call);
-
-    VTCI_TRY(vtci_arena_check(call, &arena));
-    lay_out(&steps.arena, job);
-    encode(job, &steps);
-    return VTC_OK;
 }
 
 /* ---- public ---------------------------------------------------------------------------------- */
@@ -158,14 +140,12 @@ vtc_status vtc_hyper_attention_encode_images_scratch(
     size_t first_image, const vtc_hyper_kv *visual, const vtc_exec *exec, size_t *bytes)
 {
     vtci_call call;
-    vtci_arena arena;
     struct job job;
 
     VTCI_TRY(vtci_begin_query(&call, "vtc_hyper_attention_encode_images_scratch", exec, bytes));
     VTCI_TRY(open_job(&call, params, weights, prepared, images, media_starts, first_image, visual,
                       &job));
-    arena = measure(&call, &job);
-    return vtci_end_query(&call, &arena, bytes);
+    return vtci_steps_walk(&call, encode, &job, bytes);
 }
 
 vtc_status vtc_hyper_attention_encode_images(const vtc_hyper_attention_params *params,
@@ -181,5 +161,5 @@ vtc_status vtc_hyper_attention_encode_images(const vtc_hyper_attention_params *p
     VTCI_TRY(open_job(&call, params, weights, prepared, images, media_starts, first_image, visual,
                       &job));
     job.visual = visual;
-    return execute(&call, &job);
+    return vtci_steps_walk(&call, encode, &job, NULL);
 }

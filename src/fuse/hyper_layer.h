@@ -3,8 +3,8 @@
 #define VTCI_HYPER_LAYER_H
 
 #include "../../include/vtc/hyper_attention.h"
+#include "../linalg/operands.h"
 #include "../linalg/packed.h"
-#include "operands.h"
 
 /* Rows that go through the products at once. */
 enum { VTCI_HYPER_BLOCK_ROWS = 512, VTCI_HYPER_TASK_ROWS = 16 };

@@ -2,7 +2,7 @@
 #ifndef VTCI_LOW_RANK_H
 #define VTCI_LOW_RANK_H
 
-#include "operands.h"
+#include "../linalg/operands.h"
 
 /* A [in, r], of one batch item or of each, and B [out, r]. */
 typedef struct vtci_low_rank {

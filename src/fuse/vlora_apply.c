@@ -143,14 +143,16 @@ static void run_rows(const struct job *job, vtci_rows x, vtci_rows y, vtci_rows 
     }
 }
 
-static void walk(struct job *job, vtci_steps *steps)
+static void walk(void *p, vtci_steps *steps)
 {
+    struct job *job = p;
     const size_t n_batch = job->x.n_batch, n = job->x.n_rows;
-    const vtci_rows t = vtci_float_rows(job->t, vtci_mul(n_batch, n), job->low.a.n_cols);
-    vtci_rows x, y;
+    vtci_rows x, y, t;
 
+    lay_out(&steps->arena, steps->call, job);
     if (n == 0 || n_batch == 0)
         return;
+    t = vtci_float_rows(job->t, vtci_mul(n_batch, n), job->low.a.n_cols);
     vtci_low_rank_reduce(steps, &job->low, job->x, vtci_rows_split(t, n));
     if (vtci_rows_join(&job->x, &x) && vtci_rows_join(&job->y, &y)) {
         run_rows(job, x, y, t, steps);
@@ -159,26 +161,6 @@ static void walk(struct job *job, vtci_steps *steps)
     for (size_t b = 0; b < n_batch; b++)
         run_rows(job, vtci_batch_part(job->x, b, 1), vtci_batch_part(job->y, b, 1),
                  vtci_rows_part(t, b * n, n), steps);
-}
-
-static vtci_arena measure(const vtci_call *call, struct job *job)
-{
-    vtci_steps steps = vtci_steps_measure(call);
-
-    lay_out(&steps.arena, call, job);
-    walk(job, &steps);
-    return vtci_steps_used(&steps);
-}
-
-static vtc_status execute(const vtci_call *call, struct job *job)
-{
-    const vtci_arena arena = measure(call, job);
-    vtci_steps steps = vtci_steps_in(call);
-
-    VTCI_TRY(vtci_arena_check(call, &arena));
-    lay_out(&steps.arena, call, job);
-    walk(job, &steps);
-    return VTC_OK;
 }
 
 /* ---- public ---------------------------------------------------------------------------------- */
@@ -197,13 +179,11 @@ vtc_status vtc_vlora_linear_scratch(const vtc_linear *linear, const vtc_tensor *
                                     const vtc_exec *exec, size_t *bytes)
 {
     vtci_call call;
-    vtci_arena arena;
     struct job job;
 
     VTCI_TRY(vtci_begin_query(&call, "vtc_vlora_linear_scratch", exec, bytes));
     VTCI_TRY(open_linear(&call, linear, a, b, x, y, &job));
-    arena = measure(&call, &job);
-    return vtci_end_query(&call, &arena, bytes);
+    return vtci_steps_walk(&call, walk, &job, bytes);
 }
 
 vtc_status vtc_vlora_linear(const vtc_linear *linear, const vtc_tensor *a, const vtc_tensor *b,
@@ -214,20 +194,18 @@ vtc_status vtc_vlora_linear(const vtc_linear *linear, const vtc_tensor *a, const
 
     VTCI_TRY(vtci_begin(&call, "vtc_vlora_linear", exec));
     VTCI_TRY(open_linear(&call, linear, a, b, x, y, &job));
-    return execute(&call, &job);
+    return vtci_steps_walk(&call, walk, &job, NULL);
 }
 
 vtc_status vtc_vlora_add_scratch(const vtc_tensor *a, const vtc_tensor *b, const vtc_tensor *x,
                                  const vtc_tensor *y, const vtc_exec *exec, size_t *bytes)
 {
     vtci_call call;
-    vtci_arena arena;
     struct job job;
 
     VTCI_TRY(vtci_begin_query(&call, "vtc_vlora_add_scratch", exec, bytes));
     VTCI_TRY(open_job(&call, a, b, x, y, &job));
-    arena = measure(&call, &job);
-    return vtci_end_query(&call, &arena, bytes);
+    return vtci_steps_walk(&call, walk, &job, bytes);
 }
 
 vtc_status vtc_vlora_add(const vtc_tensor *a, const vtc_tensor *b, const vtc_tensor *x,
@@ -238,7 +216,7 @@ vtc_status vtc_vlora_add(const vtc_tensor *a, const vtc_tensor *b, const vtc_ten
 
     VTCI_TRY(vtci_begin(&call, "vtc_vlora_add", exec));
     VTCI_TRY(open_job(&call, a, b, x, y, &job));
-    return execute(&call, &job);
+    return vtci_steps_walk(&call, walk, &job, NULL);
 }
 
 /* ---- the dense increment --------------------------------------------------------------------- */

@@ -420,34 +420,17 @@ static void run_sequence(struct job *job, vtci_steps *steps)
         feed_forward(job, first, vtci_min(BLOCK_ROWS, n - first), residual, steps);
 }
 
-static void walk(struct job *job, vtci_steps *steps)
+static void walk(void *p, vtci_steps *steps)
 {
+    struct job *job = p;
+
+    lay_out(&steps->arena, job);
     if (job->hidden.n_rows == 0)
         return;
     if (!steps->measure && job->hidden.n_batch != 0)
         vtci_rope_frequencies(job->frequency, job->d, job->params.rope_theta);
     for (job->sequence = 0; job->sequence < job->hidden.n_batch; job->sequence++)
         run_sequence(job, steps);
-}
-
-static vtci_arena measure(const vtci_call *call, struct job *job)
-{
-    vtci_steps steps = vtci_steps_measure(call);
-
-    lay_out(&steps.arena, job);
-    walk(job, &steps);
-    return vtci_steps_used(&steps);
-}
-
-static vtc_status execute(const vtci_call *call, struct job *job)
-{
-    const vtci_arena arena = measure(call, job);
-    vtci_steps steps = vtci_steps_in(call);
-
-    VTCI_TRY(vtci_arena_check(call, &arena));
-    lay_out(&steps.arena, job);
-    walk(job, &steps);
-    return VTC_OK;
 }
 
 /* ---- public ---------------------------------------------------------------------------------- */
@@ -487,13 +470,11 @@ vtc_status vtc_vlora_block_scratch(const vtc_vlora_block_params *params,
                                    const vtc_tensor *out, const vtc_exec *exec, size_t *bytes)
 {
     vtci_call call;
-    vtci_arena arena;
     struct job job;
 
     VTCI_TRY(vtci_begin_query(&call, "vtc_vlora_block_scratch", exec, bytes));
     VTCI_TRY(open_job(&call, params, weights, deltas, hidden, key_mask, positions, out, &job));
-    arena = measure(&call, &job);
-    return vtci_end_query(&call, &arena, bytes);
+    return vtci_steps_walk(&call, walk, &job, bytes);
 }
 
 vtc_status vtc_vlora_block(const vtc_vlora_block_params *params,
@@ -506,5 +487,5 @@ vtc_status vtc_vlora_block(const vtc_vlora_block_params *params,
 
     VTCI_TRY(vtci_begin(&call, "vtc_vlora_block", exec));
     VTCI_TRY(open_job(&call, params, weights, deltas, hidden, key_mask, positions, out, &job));
-    return execute(&call, &job);
+    return vtci_steps_walk(&call, walk, &job, NULL);
 }

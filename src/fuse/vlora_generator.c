@@ -402,10 +402,12 @@ static void zero_row(void *arg, size_t row, size_t worker)
     memset((char *)job->a->data + at, 0, job->model.w->Bs.dim[2] * vtc_dtype_size(job->a->dtype));
 }
 
-static void walk(struct job *job, vtci_steps *steps)
+static void walk(void *p, vtci_steps *steps)
 {
+    struct job *job = p;
     const vtci_vlora *m = &job->model;
 
+    lay_out(&steps->arena, job);
     if (job->zeroes || m->n_queries == 0) {
         vtci_steps_tasks(steps, job->n_batch * m->n_kinds * m->n_layers, zero_row, job);
         return;
@@ -419,26 +421,6 @@ static void walk(struct job *job, vtci_steps *steps)
     }
 }
 
-static vtci_arena measure(const vtci_call *call, struct job *job)
-{
-    vtci_steps steps = vtci_steps_measure(call);
-
-    lay_out(&steps.arena, job);
-    walk(job, &steps);
-    return vtci_steps_used(&steps);
-}
-
-static vtc_status execute(const vtci_call *call, struct job *job)
-{
-    const vtci_arena arena = measure(call, job);
-    vtci_steps steps = vtci_steps_in(call);
-
-    VTCI_TRY(vtci_arena_check(call, &arena));
-    lay_out(&steps.arena, job);
-    walk(job, &steps);
-    return VTC_OK;
-}
-
 /* ---- public ---------------------------------------------------------------------------------- */
 
 vtc_status vtc_vlora_generate_scratch(const vtc_vlora_params *params,
@@ -447,7 +429,6 @@ vtc_status vtc_vlora_generate_scratch(const vtc_vlora_params *params,
                                       const vtc_tensor *a, const vtc_exec *exec, size_t *bytes)
 {
     vtci_call call;
-    vtci_arena arena;
     struct job job;
     vtc_tensor unwritten;
 
@@ -455,8 +436,7 @@ vtc_status vtc_vlora_generate_scratch(const vtc_vlora_params *params,
     VTCI_TRY(open_job(&call, params, weights, prepared, features, a, &job));
     unwritten = *a;
     job.a = &unwritten;
-    arena = measure(&call, &job);
-    return vtci_end_query(&call, &arena, bytes);
+    return vtci_steps_walk(&call, walk, &job, bytes);
 }
 
 vtc_status vtc_vlora_generate(const vtc_vlora_params *params, const vtc_vlora_weights *weights,
@@ -469,5 +449,5 @@ vtc_status vtc_vlora_generate(const vtc_vlora_params *params, const vtc_vlora_we
     VTCI_TRY(vtci_begin(&call, "vtc_vlora_generate", exec));
     VTCI_TRY(open_job(&call, params, weights, prepared, features, a, &job));
     job.a = a;
-    return execute(&call, &job);
+    return vtci_steps_walk(&call, walk, &job, NULL);
 }

@@ -3,8 +3,8 @@
 #define VTCI_VLORA_MODEL_H
 
 #include "../../include/vtc/vlora.h"
+#include "../linalg/operands.h"
 #include "../linalg/packed.h"
-#include "operands.h"
 
 typedef struct vtci_vlora {
     vtc_vlora_params params;

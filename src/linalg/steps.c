@@ -1,20 +1,6 @@
 /* Steps that share scratch memory. */
 #include "steps.h"
 
-vtci_steps vtci_steps_measure(const vtci_call *call)
-{
-    const vtci_steps steps = { call, true, { NULL, 0, false }, 0, false };
-
-    return steps;
-}
-
-vtci_steps vtci_steps_in(const vtci_call *call)
-{
-    const vtci_steps steps = { call, false, { call->exec.scratch, 0, false }, 0, false };
-
-    return steps;
-}
-
 /* Whether to compute, once a step has laid itself out in a copy of the arena. */
 static bool take(vtci_steps *steps, const vtci_arena *arena)
 {
@@ -57,13 +43,30 @@ void vtci_steps_tasks(const vtci_steps *steps, size_t n_tasks,
         vtci_parallel(steps->call, n_tasks, task, job);
 }
 
-vtci_arena vtci_steps_used(const vtci_steps *steps)
+/* After measuring: an arena that has used what all steps need. */
+static vtci_arena used_by(const vtci_steps *steps)
 {
     const vtci_arena used = { steps->call->query ? NULL : steps->call->exec.scratch,
                               vtci_max(steps->most, steps->arena.used),
                               steps->overflow || steps->arena.overflow };
 
     return used;
+}
+
+vtc_status vtci_steps_walk(const vtci_call *call, void (*walk)(void *job, vtci_steps *steps),
+                           void *job, size_t *bytes)
+{
+    vtci_steps measuring = { .call = call, .measure = true };
+    vtci_steps computing = { .call = call, .arena.base = call->exec.scratch };
+    vtci_arena used;
+
+    walk(job, &measuring);
+    used = used_by(&measuring);
+    if (call->query)
+        return vtci_end_query(call, &used, bytes);
+    VTCI_TRY(vtci_arena_check(call, &used));
+    walk(job, &computing);
+    return VTC_OK;
 }
 
 float *vtci_take_matrix(vtci_arena *arena, size_t n_rows, size_t n_cols)

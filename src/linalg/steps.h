@@ -20,11 +20,6 @@ typedef struct vtci_steps {
     bool overflow;
 } vtci_steps;
 
-/* Steps that only measure, and steps in the call's scratch memory. Lay out the method's own buffers
- * with `arena` first. */
-vtci_steps vtci_steps_measure(const vtci_call *call);
-vtci_steps vtci_steps_in(const vtci_call *call);
-
 void vtci_steps_gemm(vtci_steps *steps, vtci_gemm *g);
 void vtci_steps_attention(vtci_steps *steps, vtci_attention *a);
 void vtci_steps_norm(vtci_steps *steps, vtci_norm *norm);
@@ -33,9 +28,14 @@ void vtci_steps_norm(vtci_steps *steps, vtci_norm *norm);
 void vtci_steps_tasks(const vtci_steps *steps, size_t n_tasks,
                       void (*task)(void *job, size_t index, size_t worker), void *job);
 
-/* After measuring: an arena that has used what all steps need, for vtci_arena_check() and
- * vtci_end_query(). */
-vtci_arena vtci_steps_used(const vtci_steps *steps);
+/*
+ * How functions that are nothing but steps end. walk(job, steps) lays out the method's own buffers
+ * with steps->arena and takes the steps. A query measures and stores the size in *bytes; else the
+ * scratch memory is measured, checked and used, and `bytes` is not.
+ */
+VTC_NODISCARD vtc_status vtci_steps_walk(const vtci_call *call,
+                                         void (*walk)(void *job, vtci_steps *steps), void *job,
+                                         size_t *bytes);
 
 /* ---- views of what a method has laid out ----------------------------------------------------- */
 

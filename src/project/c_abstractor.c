@@ -61,7 +61,6 @@ struct job {
     const vtc_c_abstractor_weights *weights;
     vtci_rows x, y;
     vtci_rows embedding, eos; /* [h * w, C], [E, D]; no rows when absent */
-    size_t image;
     vtci_conv conv;
 };
 
@@ -269,7 +268,7 @@ static vtci_map load_image(struct job *job)
     const size_t h = job->params.grid_h, w = job->params.grid_w;
     const vtci_map z = vtci_conv_map(conv, 0, h, w, job->x.n_cols);
     const vtci_map tmp = vtci_conv_map(conv, 1, h, w, job->x.n_cols);
-    const vtci_rows x = vtci_image_rows(&job->x, job->image, job->x.n_rows);
+    const vtci_rows x = vtci_image_rows(&job->x, job->conv.image, job->x.n_rows);
     struct input_pass load = { &x, &z, NULL }, add = { &job->embedding, &z, &tmp };
 
     vtci_conv_blocks(conv, &z, load_block, &load);
@@ -325,7 +324,7 @@ static vtci_map run_block(struct job *job, const vtc_c_abstractor_block *b, vtci
 static void read_out(struct job *job, vtci_map z)
 {
     const vtc_c_abstractor_weights *w = job->weights;
-    const vtci_rows y = vtci_image_rows(&job->y, job->image, n_averages(job));
+    const vtci_rows y = vtci_image_rows(&job->y, job->conv.image, n_averages(job));
 
     /* the tokens are in buffer 1 */
     for (size_t i = 0; i + 1 < w->n_readout; i++) {
@@ -343,7 +342,7 @@ static void append_eos(struct job *job)
     const vtci_map tmp = vtci_conv_map(&job->conv, 0, 1, 1, job->eos.n_cols);
 
     for (size_t i = 0; i < job->eos.n_rows && !job->conv.measuring; i++)
-        vtci_copy_token(vtci_row(&job->eos, 0, i), job->eos.dtype, &job->y, job->image,
+        vtci_copy_token(vtci_row(&job->eos, 0, i), job->eos.dtype, &job->y, job->conv.image,
                         n_averages(job) + i, vtci_map_token(&tmp, 0));
 }
 
@@ -388,14 +387,11 @@ vtc_status vtc_c_abstractor_scratch(const vtc_c_abstractor_params *params,
                                     const vtc_tensor *y, const vtc_exec *exec, size_t *bytes)
 {
     vtci_call call;
-    vtci_arena arena;
     struct job job;
 
     VTCI_TRY(vtci_begin_query(&call, "vtc_c_abstractor_scratch", exec, bytes));
     VTCI_TRY(open_job(&call, params, weights, x, y, &job));
-    arena = vtci_arena_open(&call);
-    vtci_conv_lay_out(&arena, &call, &job.conv, project_image, &job);
-    return vtci_end_query(&call, &arena, bytes);
+    return vtci_conv_walk(&call, &job.conv, project_image, &job, &job.y, bytes);
 }
 
 vtc_status vtc_c_abstractor(const vtc_c_abstractor_params *params,
@@ -403,15 +399,9 @@ vtc_status vtc_c_abstractor(const vtc_c_abstractor_params *params,
                             vtc_tensor *y, const vtc_exec *exec)
 {
     vtci_call call;
-    vtci_arena arena;
     struct job job;
 
     VTCI_TRY(vtci_begin(&call, "vtc_c_abstractor", exec));
     VTCI_TRY(open_job(&call, params, weights, x, y, &job));
-    arena = vtci_arena_open(&call);
-    vtci_conv_lay_out(&arena, &call, &job.conv, project_image, &job);
-    VTCI_TRY(vtci_arena_check(&call, &arena));
-    for (; vtci_count(y) != 0 && job.image < job.y.n_batch; job.image++)
-        project_image(&job);
-    return VTC_OK;
+    return vtci_conv_walk(&call, &job.conv, project_image, &job, &job.y, NULL);
 }

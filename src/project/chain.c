@@ -9,6 +9,7 @@
 #include "chain.h"
 
 #include "../kernels/kernels.h"
+#include "../linalg/operands.h"
 #include "../linalg/rows.h"
 #include "../linalg/weight_check.h"
 
@@ -214,43 +215,12 @@ vtc_status vtci_chain_open(const vtci_call *call, vtci_chain *chain, const vtc_t
 
 /* ---- operands -------------------------------------------------------------------------------- */
 
-static vtci_rows matrix(float *data, size_t n_rows, size_t n_cols)
-{
-    const vtci_rows rows = {
-        (char *)data, VTC_F32, 1, n_rows, n_cols, 0, vtci_mul(n_cols, sizeof(*data))
-    };
-
-    return rows;
-}
-
-/* Rows first .. first + n - 1 of a matrix. */
-static vtci_rows part_of(vtci_rows rows, size_t first, size_t n)
-{
-    if (first != 0)
-        rows.data += first * rows.row_stride;
-    rows.n_rows = n;
-    return rows;
-}
-
 /* The input of the first step, if it can stay where it is. */
 static bool input_in_place(const vtci_chain *chain, vtci_rows *rows)
 {
     const vtci_step step = chain->step(chain->model, 0);
 
     return !has_norm(&step) && vtci_join_in_place(&chain->x, rows);
-}
-
-/* y as one matrix, if all its rows have a common stride. */
-static bool output_in_place(const vtci_chain *chain, vtci_rows *rows)
-{
-    const vtci_rows *y = &chain->y;
-
-    *rows = *y;
-    rows->n_batch = 1;
-    rows->n_rows = chain->n_rows;
-    if (y->n_rows == 1)
-        rows->row_stride = y->batch_stride;
-    return y->n_batch <= 1 || y->n_rows <= 1 || y->batch_stride == y->n_rows * y->row_stride;
 }
 
 /* A skip reads the input of the step before, so three buffers take turns where there are skips. */
@@ -264,9 +234,9 @@ static vtci_rows input_of(const vtci_chain *chain, size_t i, size_t first, size_
     vtci_rows rows;
 
     if (i == 0 && input_in_place(chain, &rows))
-        return part_of(rows, first, n);
-    return matrix(i == 0 ? chain->a : hidden_of(chain, i - 1), n,
-                  chain->step(chain->model, i).linear->weight.dim[1]);
+        return vtci_rows_part(rows, first, n);
+    return vtci_float_rows(i == 0 ? chain->a : hidden_of(chain, i - 1), n,
+                           chain->step(chain->model, i).linear->weight.dim[1]);
 }
 
 static vtci_rows output_of(const vtci_chain *chain, size_t i, size_t first, size_t n)
@@ -274,17 +244,11 @@ static vtci_rows output_of(const vtci_chain *chain, size_t i, size_t first, size
     vtci_rows rows;
 
     if (i + 1 < chain->n_steps)
-        return matrix(hidden_of(chain, i), n, chain->step(chain->model, i).linear->weight.dim[0]);
-    if (output_in_place(chain, &rows))
-        return part_of(rows, first, n);
-    return matrix(chain->out, n, chain->y.n_cols);
-}
-
-static vtci_rows optional_row(const vtc_tensor *v)
-{
-    const vtci_rows none = { 0 };
-
-    return vtc_tensor_is_absent(v) ? none : vtci_rows_of(v);
+        return vtci_float_rows(hidden_of(chain, i), n,
+                               chain->step(chain->model, i).linear->weight.dim[0]);
+    if (vtci_rows_join(&chain->y, &rows))
+        return vtci_rows_part(rows, first, n);
+    return vtci_float_rows(chain->out, n, chain->y.n_cols);
 }
 
 /* The product of step i over a block of rows; *packed must live as long. */
@@ -292,12 +256,9 @@ static vtci_gemm product_of(const vtci_chain *chain, size_t i, size_t first, siz
                             vtci_packed *packed)
 {
     const vtci_step step = chain->step(chain->model, i);
-    vtci_gemm g = { .trans_b = true };
+    vtci_gemm g = vtci_layer_product(input_of(chain, i, first, n), step.linear, NULL,
+                                     output_of(chain, i, first, n));
 
-    g.a = input_of(chain, i, first, n);
-    g.b = vtci_rows_of(&step.linear->weight);
-    g.c = output_of(chain, i, first, n);
-    g.bias = optional_row(&step.linear->bias);
     g.act = (vtci_activation)step.act;
     if (step.skips)
         g.residual = input_of(chain, i - 1, first, n);
@@ -309,11 +270,6 @@ static vtci_gemm product_of(const vtci_chain *chain, size_t i, size_t first, siz
 }
 
 /* ---- scratch --------------------------------------------------------------------------------- */
-
-static float *take_matrix(vtci_arena *arena, size_t n_rows, size_t n_cols)
-{
-    return vtci_take(arena, vtci_mul(n_rows, n_cols), sizeof(float));
-}
 
 /* Products run one after another and share their scratch. A shorter block may want larger tiles,
  * so the last one counts too. */
@@ -347,14 +303,14 @@ void vtci_chain_lay_out(vtci_arena *arena, const vtci_call *call, vtci_chain *ch
         return;
     chain->block_rows = vtci_ceil_div(chain->n_rows, n_blocks);
     chain->a =
-        input_in_place(chain, &in_place) ? NULL : take_matrix(arena, chain->block_rows, width);
+        input_in_place(chain, &in_place) ? NULL : vtci_take_matrix(arena, chain->block_rows, width);
     for (size_t i = 0; i < n_hidden; i++)
-        chain->hidden[i] = take_matrix(arena, chain->block_rows, chain->widest_hidden);
-    chain->out = output_in_place(chain, &in_place)
+        chain->hidden[i] = vtci_take_matrix(arena, chain->block_rows, chain->widest_hidden);
+    chain->out = vtci_rows_join(&chain->y, &in_place)
                      ? NULL
-                     : take_matrix(arena, chain->block_rows, chain->y.n_cols);
-    chain->norm_weight = take_matrix(arena, 1, chain->widest_norm);
-    chain->norm_bias = take_matrix(arena, 1, chain->widest_norm);
+                     : vtci_take_matrix(arena, chain->block_rows, chain->y.n_cols);
+    chain->norm_weight = vtci_take_matrix(arena, 1, chain->widest_norm);
+    chain->norm_bias = vtci_take_matrix(arena, 1, chain->widest_norm);
     chain->slices =
         vtci_take_slices(arena, call, chain->x.channels_first ? vtci_mul(width, sizeof(float)) : 0,
                          &chain->slice_stride);
@@ -469,22 +425,15 @@ void vtci_chain_run(const vtci_chain *chain)
 
 /* ---- ends of a method's functions ------------------------------------------------------------ */
 
-vtc_status vtci_chain_query(const vtci_call *call, vtci_chain *chain, const vtc_tensor *y,
-                            size_t *bytes)
+vtc_status vtci_chain_walk(const vtci_call *call, vtci_chain *chain, const vtc_tensor *y,
+                           size_t *bytes)
 {
     vtci_arena arena = vtci_arena_open(call);
 
     VTCI_TRY(vtci_chain_open(call, chain, y));
     vtci_chain_lay_out(&arena, call, chain);
-    return vtci_end_query(call, &arena, bytes);
-}
-
-vtc_status vtci_chain_execute(const vtci_call *call, vtci_chain *chain, const vtc_tensor *y)
-{
-    vtci_arena arena = vtci_arena_open(call);
-
-    VTCI_TRY(vtci_chain_open(call, chain, y));
-    vtci_chain_lay_out(&arena, call, chain);
+    if (call->query)
+        return vtci_end_query(call, &arena, bytes);
     VTCI_TRY(vtci_arena_check(call, &arena));
     vtci_chain_run(chain);
     return VTC_OK;

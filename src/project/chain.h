@@ -68,11 +68,10 @@ VTC_NODISCARD vtc_status vtci_chain_open(const vtci_call *call, vtci_chain *chai
 void vtci_chain_lay_out(vtci_arena *arena, const vtci_call *call, vtci_chain *chain);
 void vtci_chain_run(const vtci_chain *chain);
 
-/* How functions that are nothing but a chain end: all of the above. */
-VTC_NODISCARD vtc_status vtci_chain_query(const vtci_call *call, vtci_chain *chain,
-                                          const vtc_tensor *y, size_t *bytes);
-VTC_NODISCARD vtc_status vtci_chain_execute(const vtci_call *call, vtci_chain *chain,
-                                            const vtc_tensor *y);
+/* How functions that are nothing but a chain end: all of the above. A query stores the size of the
+ * scratch in *bytes. */
+VTC_NODISCARD vtc_status vtci_chain_walk(const vtci_call *call, vtci_chain *chain,
+                                         const vtc_tensor *y, size_t *bytes);
 
 /* The weights of all steps, packed. The chain needs steps and model alone. */
 VTC_NODISCARD vtc_status vtci_chain_prepare_size(const vtci_call *call, const vtci_chain *chain,

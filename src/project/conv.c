@@ -1,6 +1,7 @@
 /* The steps of light convolutional projectors. */
 #include "conv.h"
 
+#include "../linalg/operands.h"
 #include "../linalg/rows.h"
 #include "../pool/window.h"
 
@@ -10,17 +11,10 @@ enum { BLOCK = VTCI_CONV_BLOCK, N_TAPS = 9 };
 
 /* ---- tokens ---------------------------------------------------------------------------------- */
 
-static vtci_rows matrix(float *data, size_t n_rows, size_t n_cols)
-{
-    const vtci_rows rows = { (char *)data, VTC_F32, 1, n_rows, n_cols, 0, n_cols * sizeof(*data) };
-
-    return rows;
-}
-
 vtci_map vtci_conv_map(vtci_conv *conv, size_t buffer, size_t h, size_t w, size_t n_channels)
 {
     const size_t n = vtci_mul(h, w);
-    const vtci_map map = { matrix(conv->map[buffer], n, n_channels), h, w };
+    const vtci_map map = { vtci_float_rows(conv->map[buffer], n, n_channels), h, w };
 
     if (conv->measuring) {
         conv->map_floats[buffer] = vtci_max(conv->map_floats[buffer], vtci_mul(n, n_channels));
@@ -32,12 +26,7 @@ vtci_map vtci_conv_map(vtci_conv *conv, size_t buffer, size_t h, size_t w, size_
 
 vtci_rows vtci_image_rows(const vtci_rows *rows, size_t b, size_t n)
 {
-    vtci_rows image = *rows;
-
-    image.data = rows->data == NULL ? NULL : vtci_row(rows, b, 0);
-    image.n_batch = 1;
-    image.n_rows = n;
-    return image;
+    return vtci_rows_part(vtci_batch_part(*rows, b, 1), 0, n);
 }
 
 float *vtci_map_token(const vtci_map *map, size_t i)
@@ -64,11 +53,6 @@ void vtci_conv_blocks(const vtci_conv *conv, const vtci_map *map,
 
 /* ---- layout ---------------------------------------------------------------------------------- */
 
-static float *take(vtci_arena *arena, size_t n_rows, size_t n_cols)
-{
-    return vtci_take(arena, vtci_mul(n_rows, n_cols), sizeof(float));
-}
-
 void vtci_conv_lay_out(vtci_arena *arena, const vtci_call *call, vtci_conv *conv,
                        void (*image)(void *job), void *job)
 {
@@ -79,15 +63,30 @@ void vtci_conv_lay_out(vtci_arena *arena, const vtci_call *call, vtci_conv *conv
     conv->measuring = false;
 
     for (size_t i = 0; i < VTCI_CONV_BUFFERS; i++)
-        conv->map[i] = take(arena, 1, conv->map_floats[i]);
-    conv->taps = take(arena, N_TAPS, conv->n_channels);
-    conv->weight = take(arena, 1, conv->n_channels);
-    conv->bias = take(arena, 1, conv->n_channels);
-    conv->sums = take(arena, conv->n_blocks, conv->n_channels);
-    conv->mean = take(arena, 1, conv->n_channels);
-    conv->gate = take(arena, 1, conv->n_channels);
-    conv->hidden = take(arena, 1, conv->n_hidden);
+        conv->map[i] = vtci_take_matrix(arena, 1, conv->map_floats[i]);
+    conv->taps = vtci_take_matrix(arena, N_TAPS, conv->n_channels);
+    conv->weight = vtci_take_matrix(arena, 1, conv->n_channels);
+    conv->bias = vtci_take_matrix(arena, 1, conv->n_channels);
+    conv->sums = vtci_take_matrix(arena, conv->n_blocks, conv->n_channels);
+    conv->mean = vtci_take_matrix(arena, 1, conv->n_channels);
+    conv->gate = vtci_take_matrix(arena, 1, conv->n_channels);
+    conv->hidden = vtci_take_matrix(arena, 1, conv->n_hidden);
     conv->products.base = vtci_take(arena, conv->product_bytes, 1);
+}
+
+vtc_status vtci_conv_walk(const vtci_call *call, vtci_conv *conv, void (*image)(void *job),
+                          void *job, const vtci_rows *y, size_t *bytes)
+{
+    const size_t n = y->n_rows == 0 || y->n_cols == 0 ? 0 : y->n_batch;
+    vtci_arena arena = vtci_arena_open(call);
+
+    vtci_conv_lay_out(&arena, call, conv, image, job);
+    if (call->query)
+        return vtci_end_query(call, &arena, bytes);
+    VTCI_TRY(vtci_arena_check(call, &arena));
+    for (conv->image = 0; conv->image < n; conv->image++)
+        image(job);
+    return VTC_OK;
 }
 
 /* ---- weights --------------------------------------------------------------------------------- */
@@ -285,9 +284,9 @@ static void gate_block(void *job, size_t index, size_t worker)
 static void squeeze_excite(vtci_conv *conv, const vtci_bottleneck *b, const vtci_map *y)
 {
     const size_t n_hidden = b->se->fc1.weight.dim[0];
-    const vtci_rows mean = matrix(conv->mean, 1, y->rows.n_cols);
-    const vtci_rows hidden = matrix(conv->hidden, 1, n_hidden);
-    const vtci_rows gate = matrix(conv->gate, 1, y->rows.n_cols);
+    const vtci_rows mean = vtci_float_rows(conv->mean, 1, y->rows.n_cols);
+    const vtci_rows hidden = vtci_float_rows(conv->hidden, 1, n_hidden);
+    const vtci_rows gate = vtci_float_rows(conv->gate, 1, y->rows.n_cols);
     struct gate_pass p = { y, conv->gate };
 
     conv->n_hidden = vtci_max(conv->n_hidden, n_hidden);

@@ -21,6 +21,7 @@ enum { VTCI_CONV_BUFFERS = 3 };
 typedef struct vtci_conv {
     const vtci_call *call;
     bool measuring;
+    size_t image; /* the one at hand */
 
     /* the largest of all steps */
     size_t map_floats[VTCI_CONV_BUFFERS];
@@ -38,6 +39,12 @@ typedef struct vtci_conv {
 /* Takes all scratch; image(job) walks through the steps of an image. */
 void vtci_conv_lay_out(vtci_arena *arena, const vtci_call *call, vtci_conv *conv,
                        void (*image)(void *job), void *job);
+
+/* How the projectors' functions end. A query stores the size of the scratch in *bytes; else
+ * image(job) runs for all images of y. */
+VTC_NODISCARD vtc_status vtci_conv_walk(const vtci_call *call, vtci_conv *conv,
+                                        void (*image)(void *job), void *job, const vtci_rows *y,
+                                        size_t *bytes);
 
 /* ---- tokens ---------------------------------------------------------------------------------- */
 

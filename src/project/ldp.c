@@ -53,7 +53,6 @@ struct job {
     const vtc_ldp_weights *weights;
     vtci_rows x, y;
     size_t out_h, out_w;
-    size_t image;
     vtci_conv conv;
 };
 
@@ -106,7 +105,6 @@ static vtc_status open_job(const vtci_call *call, const vtc_ldp_params *params,
     job->weights = weights;
     job->x = vtci_rows_of(x);
     job->y = vtci_rows_of(y);
-    job->image = 0;
     VTCI_TRY(vtci_check_grid(call, "x", &job->x, job->params.grid_h, job->params.grid_w, 0));
     VTCI_TRY(vtci_check_grid(call, "y", &job->y, job->out_h, job->out_w, 0));
     return check_weights(call, weights, y, job);
@@ -138,8 +136,8 @@ static void project_image(void *p)
     const size_t grid_h = job->params.grid_h, grid_w = job->params.grid_w;
     const vtci_map hidden = vtci_conv_map(&job->conv, 0, grid_h, grid_w, w->mlp_1.weight.dim[0]);
     const vtci_map z = vtci_conv_map(&job->conv, 1, grid_h, grid_w, job->y.n_cols);
-    const vtci_rows x = vtci_image_rows(&job->x, job->image, job->x.n_rows);
-    const vtci_rows y = vtci_image_rows(&job->y, job->image, job->y.n_rows);
+    const vtci_rows x = vtci_image_rows(&job->x, job->conv.image, job->x.n_rows);
+    const vtci_rows y = vtci_image_rows(&job->y, job->conv.image, job->y.n_rows);
 
     vtci_conv_linear(&job->conv, &x, &w->mlp_1, (vtci_activation)job->params.act, &hidden.rows);
     vtci_conv_linear(&job->conv, &hidden.rows, &w->mlp_3, VTCI_ACT_NONE, &z.rows);
@@ -169,29 +167,20 @@ vtc_status vtc_ldp_scratch(const vtc_ldp_params *params, const vtc_ldp_weights *
                            size_t *bytes)
 {
     vtci_call call;
-    vtci_arena arena;
     struct job job;
 
     VTCI_TRY(vtci_begin_query(&call, "vtc_ldp_scratch", exec, bytes));
     VTCI_TRY(open_job(&call, params, weights, x, y, &job));
-    arena = vtci_arena_open(&call);
-    vtci_conv_lay_out(&arena, &call, &job.conv, project_image, &job);
-    return vtci_end_query(&call, &arena, bytes);
+    return vtci_conv_walk(&call, &job.conv, project_image, &job, &job.y, bytes);
 }
 
 vtc_status vtc_ldp(const vtc_ldp_params *params, const vtc_ldp_weights *weights,
                    const vtc_tensor *x, vtc_tensor *y, const vtc_exec *exec)
 {
     vtci_call call;
-    vtci_arena arena;
     struct job job;
 
     VTCI_TRY(vtci_begin(&call, "vtc_ldp", exec));
     VTCI_TRY(open_job(&call, params, weights, x, y, &job));
-    arena = vtci_arena_open(&call);
-    vtci_conv_lay_out(&arena, &call, &job.conv, project_image, &job);
-    VTCI_TRY(vtci_arena_check(&call, &arena));
-    for (; vtci_count(y) != 0 && job.image < job.y.n_batch; job.image++)
-        project_image(&job);
-    return VTC_OK;
+    return vtci_conv_walk(&call, &job.conv, project_image, &job, &job.y, NULL);
 }

@@ -30,7 +30,6 @@ struct job {
     vtc_ldpv2_params params;
     const vtc_ldpv2_weights *weights;
     vtci_rows x, y;
-    size_t image;
     vtci_conv conv;
 };
 
@@ -73,7 +72,6 @@ static vtc_status open_job(const vtci_call *call, const vtc_ldpv2_params *params
     job->weights = weights;
     job->x = vtci_rows_of(x);
     job->y = vtci_rows_of(y);
-    job->image = 0;
     VTCI_TRY(vtci_check_grid(call, "x", &job->x, p->grid_h, p->grid_w, 0));
     VTCI_TRY(vtci_check_grid(call, "y", &job->y, p->out_h, p->out_w, 0));
     return check_weights(call, weights, y, job);
@@ -92,8 +90,8 @@ static void project_image(void *p)
     const vtci_map pooled = vtci_conv_map(conv, 1, params->out_h, params->out_w, n_hidden);
     const vtci_map z = vtci_conv_map(conv, 0, params->out_h, params->out_w, d);
     const vtci_map tmp = vtci_conv_map(conv, 1, params->out_h, params->out_w, d);
-    const vtci_rows x = vtci_image_rows(&job->x, job->image, job->x.n_rows);
-    const vtci_rows y = vtci_image_rows(&job->y, job->image, job->y.n_rows);
+    const vtci_rows x = vtci_image_rows(&job->x, job->conv.image, job->x.n_rows);
+    const vtci_rows y = vtci_image_rows(&job->y, job->conv.image, job->y.n_rows);
 
     vtci_conv_linear(conv, &x, &w->mlp_0, (vtci_activation)params->act, &hidden.rows);
     vtci_conv_average(conv, &hidden, &pooled);
@@ -123,29 +121,20 @@ vtc_status vtc_ldpv2_scratch(const vtc_ldpv2_params *params, const vtc_ldpv2_wei
                              size_t *bytes)
 {
     vtci_call call;
-    vtci_arena arena;
     struct job job;
 
     VTCI_TRY(vtci_begin_query(&call, "vtc_ldpv2_scratch", exec, bytes));
     VTCI_TRY(open_job(&call, params, weights, x, y, &job));
-    arena = vtci_arena_open(&call);
-    vtci_conv_lay_out(&arena, &call, &job.conv, project_image, &job);
-    return vtci_end_query(&call, &arena, bytes);
+    return vtci_conv_walk(&call, &job.conv, project_image, &job, &job.y, bytes);
 }
 
 vtc_status vtc_ldpv2(const vtc_ldpv2_params *params, const vtc_ldpv2_weights *weights,
                      const vtc_tensor *x, vtc_tensor *y, const vtc_exec *exec)
 {
     vtci_call call;
-    vtci_arena arena;
     struct job job;
 
     VTCI_TRY(vtci_begin(&call, "vtc_ldpv2", exec));
     VTCI_TRY(open_job(&call, params, weights, x, y, &job));
-    arena = vtci_arena_open(&call);
-    vtci_conv_lay_out(&arena, &call, &job.conv, project_image, &job);
-    VTCI_TRY(vtci_arena_check(&call, &arena));
-    for (; vtci_count(y) != 0 && job.image < job.y.n_batch; job.image++)
-        project_image(&job);
-    return VTC_OK;
+    return vtci_conv_walk(&call, &job.conv, project_image, &job, &job.y, NULL);
 }

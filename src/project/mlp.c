@@ -175,7 +175,7 @@ vtc_status vtc_mlp_scratch(const vtc_mlp_params *params, const vtc_mlp_weights *
     VTCI_TRY(vtci_begin_query(&call, "vtc_mlp_scratch", exec, bytes));
     VTCI_TRY(open_job(&call, params, weights, x, y, &job));
     if (job.chain.n_steps != 0)
-        return vtci_chain_query(&call, &job.chain, y, bytes);
+        return vtci_chain_walk(&call, &job.chain, y, bytes);
     arena = vtci_arena_open(&call);
     VTCI_TRY(open_identity(&call, &arena, &job));
     return vtci_end_query(&call, &arena, bytes);
@@ -190,6 +190,6 @@ vtc_status vtc_mlp(const vtc_mlp_params *params, const vtc_mlp_weights *weights,
     VTCI_TRY(vtci_begin(&call, "vtc_mlp", exec));
     VTCI_TRY(open_job(&call, params, weights, x, y, &job));
     if (job.chain.n_steps != 0)
-        return vtci_chain_execute(&call, &job.chain, y);
+        return vtci_chain_walk(&call, &job.chain, y, NULL);
     return run_identity(&call, &job);
 }

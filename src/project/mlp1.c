@@ -74,7 +74,7 @@ vtc_status vtc_mlp1_scratch(const vtc_mlp1_params *params, const vtc_norm_mlp_we
 
     VTCI_TRY(vtci_begin_query(&call, "vtc_mlp1_scratch", exec, bytes));
     VTCI_TRY(open_job(&call, params, weights, x, y, &job));
-    return vtci_chain_query(&call, &job.chain, y, bytes);
+    return vtci_chain_walk(&call, &job.chain, y, bytes);
 }
 
 vtc_status vtc_mlp1(const vtc_mlp1_params *params, const vtc_norm_mlp_weights *weights,
@@ -85,5 +85,5 @@ vtc_status vtc_mlp1(const vtc_mlp1_params *params, const vtc_norm_mlp_weights *w
 
     VTCI_TRY(vtci_begin(&call, "vtc_mlp1", exec));
     VTCI_TRY(open_job(&call, params, weights, x, y, &job));
-    return vtci_chain_execute(&call, &job.chain, y);
+    return vtci_chain_walk(&call, &job.chain, y, NULL);
 }

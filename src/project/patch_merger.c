@@ -115,7 +115,7 @@ vtc_status vtc_patch_merger_scratch(const vtc_patch_merger_params *params,
 
     VTCI_TRY(vtci_begin_query(&call, "vtc_patch_merger_scratch", exec, bytes));
     VTCI_TRY(open_job(&call, params, weights, x, y, &job));
-    return vtci_chain_query(&call, &job.chain, y, bytes);
+    return vtci_chain_walk(&call, &job.chain, y, bytes);
 }
 
 vtc_status vtc_patch_merger(const vtc_patch_merger_params *params,
@@ -127,5 +127,5 @@ vtc_status vtc_patch_merger(const vtc_patch_merger_params *params,
 
     VTCI_TRY(vtci_begin(&call, "vtc_patch_merger", exec));
     VTCI_TRY(open_job(&call, params, weights, x, y, &job));
-    return vtci_chain_execute(&call, &job.chain, y);
+    return vtci_chain_walk(&call, &job.chain, y, NULL);
 }

@@ -119,7 +119,7 @@ vtc_status vtc_pooler_scratch(const vtc_pooler_params *params, const vtc_pooler_
 
     VTCI_TRY(vtci_begin_query(&call, "vtc_pooler_scratch", exec, bytes));
     VTCI_TRY(open_job(&call, params, weights, x, y, &job));
-    return vtci_chain_query(&call, &job.chain, y, bytes);
+    return vtci_chain_walk(&call, &job.chain, y, bytes);
 }
 
 vtc_status vtc_pooler(const vtc_pooler_params *params, const vtc_pooler_weights *weights,
@@ -130,5 +130,5 @@ vtc_status vtc_pooler(const vtc_pooler_params *params, const vtc_pooler_weights 
 
     VTCI_TRY(vtci_begin(&call, "vtc_pooler", exec));
     VTCI_TRY(open_job(&call, params, weights, x, y, &job));
-    return vtci_chain_execute(&call, &job.chain, y);
+    return vtci_chain_walk(&call, &job.chain, y, NULL);
 }

@@ -18,6 +18,7 @@
 #include "../score/key_cosine.h"
 #include "../score/local_penalty.h"
 #include "planners.h"
+#include "selection.h"
 
 #include <math.h>
 #include <string.h>
@@ -380,15 +381,12 @@ vtc_status vtc_ficoco_v(const vtc_ficoco_v_params *params, const vtc_ficoco_v_in
 
 /* ---- the planner: patches alone, [CLS] apart where there is one ------------------------------ */
 
-static vtc_status planner_params(const vtci_call *call, const void *params, size_t n_rows,
-                                 size_t n_keep, vtc_ficoco_v_params *p)
-{
-    VTCI_TRY(read_params(call, params, p));
-    VTCI_REQUIRE(call, n_keep <= n_rows, VTC_ERR_BUDGET, "cannot keep %zu of %zu rows", n_keep,
-                 n_rows);
-    p->n_discard = n_rows - n_keep;
-    return VTC_OK;
-}
+/* What the table asks, as a call of the method's own. */
+struct request {
+    vtci_call call;
+    vtc_ficoco_v_params params;
+    vtc_ficoco_v_inputs inputs;
+};
 
 static vtc_ficoco_v_inputs planner_inputs(const vtc_plan_inputs *image)
 {
@@ -406,39 +404,42 @@ static vtc_ficoco_v_inputs planner_inputs(const vtc_plan_inputs *image)
     return in;
 }
 
+static vtc_status open_request(const void *params, const vtc_plan_inputs *image, size_t n_keep,
+                               const vtc_exec *exec, struct request *r)
+{
+    VTCI_TRY(vtci_begin(&r->call, "vtc_ficoco_v", exec));
+    VTCI_TRY(read_params(&r->call, params, &r->params));
+    VTCI_TRY(vtci_check_keep(&r->call, image->n_rows, n_keep));
+    r->params.n_discard = image->n_rows - n_keep;
+    r->inputs = planner_inputs(image);
+    return VTC_OK;
+}
+
 static vtc_status planner_count(const void *params, const vtc_plan_inputs *image, size_t n_keep,
                                 vtc_plan_count *count, const vtc_exec *exec)
 {
-    vtc_ficoco_v_params p;
-    vtci_call call;
+    struct request r;
 
-    VTCI_TRY(vtci_begin(&call, "vtc_ficoco_v", exec));
-    VTCI_TRY(planner_params(&call, params, image->n_rows, n_keep, &p));
-    return vtc_ficoco_v_count(&p, image->n_rows, planner_inputs(image).cls, count, exec);
+    VTCI_TRY(open_request(params, image, n_keep, exec, &r));
+    return vtc_ficoco_v_count(&r.params, image->n_rows, r.inputs.cls, count, exec);
 }
 
 static vtc_status planner_scratch(const void *params, const vtc_plan_inputs *image, size_t n_keep,
                                   const vtc_exec *exec, size_t *bytes)
 {
-    const vtc_ficoco_v_inputs in = planner_inputs(image);
-    vtc_ficoco_v_params p;
-    vtci_call call;
+    struct request r;
 
-    VTCI_TRY(vtci_begin(&call, "vtc_ficoco_v", exec));
-    VTCI_TRY(planner_params(&call, params, image->n_rows, n_keep, &p));
-    return vtc_ficoco_v_scratch(&p, &in, exec, bytes);
+    VTCI_TRY(open_request(params, image, n_keep, exec, &r));
+    return vtc_ficoco_v_scratch(&r.params, &r.inputs, exec, bytes);
 }
 
 static vtc_status planner_plan(const void *params, const vtc_plan_inputs *image, size_t n_keep,
                                vtc_plan *plan, const vtc_exec *exec)
 {
-    const vtc_ficoco_v_inputs in = planner_inputs(image);
-    vtc_ficoco_v_params p;
-    vtci_call call;
+    struct request r;
 
-    VTCI_TRY(vtci_begin(&call, "vtc_ficoco_v", exec));
-    VTCI_TRY(planner_params(&call, params, image->n_rows, n_keep, &p));
-    return run(&call, &p, &in, plan, NULL);
+    VTCI_TRY(open_request(params, image, n_keep, exec, &r));
+    return run(&r.call, &r.params, &r.inputs, plan, NULL);
 }
 
 static vtc_status planner_check(const void *params, const vtc_plan_inputs *image, size_t n_keep,
@@ -453,14 +454,12 @@ static double planner_cost(const void *params, const vtc_plan_inputs *image, siz
 {
     const vtc_tensor *k = image->keys;
     const double n = (double)image->n_rows, d = k == NULL ? 0.0 : (double)(k->dim[0] * k->dim[2]);
-    vtc_ficoco_v_params p;
-    vtci_call call;
+    struct request r;
 
-    if (vtci_begin(&call, "vtc_ficoco_v", NULL) != VTC_OK ||
-        planner_params(&call, params, image->n_rows, n_keep, &p) != VTC_OK)
+    if (open_request(params, image, n_keep, NULL, &r) != VTC_OK)
         return 0.0;
     return 2.0 * n * d + (n - (double)n_keep) * n * d +
-           (p.profile == VTC_FICOCO_PAPER ? n * n * d : 0.0);
+           (r.params.profile == VTC_FICOCO_PAPER ? n * n * d : 0.0);
 }
 
 #define FIELD(name) offsetof(vtc_ficoco_v_params, name)

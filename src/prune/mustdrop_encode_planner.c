@@ -6,6 +6,7 @@
  * that planner_settle() names, and a budget is a bound from below here.
  */
 #include "mustdrop.h"
+#include "selection.h"
 
 /* The encode parameters of a row's; *by_threshold as the row says. */
 static vtc_status read_row(const vtci_call *call, const void *params,
@@ -36,7 +37,7 @@ static vtc_status open_image(const vtci_call *call, const void *params,
     bool by_threshold;
 
     VTCI_TRY(read_row(call, params, &encode, &by_threshold));
-    VTCI_REQUIRE(call, n_keep <= n, VTC_ERR_BUDGET, "cannot keep %zu of %zu rows", n_keep, n);
+    VTCI_TRY(vtci_check_keep(call, n, n_keep));
     VTCI_TRY(
         vtci_mustdrop_encode_open(call, &encode, image->features, image->grid_h, image->grid_w, e));
     if (!by_threshold)

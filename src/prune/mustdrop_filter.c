@@ -81,8 +81,7 @@ static vtc_status set_sizes(vtci_mustdrop_filter *f, size_t n_vision, size_t len
                  "%zu rows or %zu key tokens exceed int32", f->n_in, n_keys);
     if (f->p.n_keep == VTC_MUSTDROP_BY_RULE)
         return VTC_OK;
-    VTCI_REQUIRE(call, f->p.n_keep <= n_vision, VTC_ERR_BUDGET, "cannot keep %zu of %zu rows",
-                 f->p.n_keep, n_vision);
+    VTCI_TRY(vtci_check_keep(call, n_vision, f->p.n_keep));
     return check_positive(call, &f->p);
 }
 

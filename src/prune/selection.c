@@ -6,7 +6,7 @@
 #include <float.h>
 #include <math.h>
 
-static vtc_status check_budget(const vtci_call *call, size_t n_in, size_t n_keep)
+vtc_status vtci_check_keep(const vtci_call *call, size_t n_in, size_t n_keep)
 {
     VTCI_REQUIRE(call, n_keep <= n_in, VTC_ERR_BUDGET, "cannot keep %zu of %zu rows", n_keep, n_in);
     return VTC_OK;
@@ -18,7 +18,7 @@ vtc_status vtci_selection_count(const char *name, size_t n_in, size_t n_keep, vt
     vtci_call call;
 
     VTCI_TRY(vtci_begin(&call, name, exec));
-    VTCI_TRY(check_budget(&call, n_in, n_keep));
+    VTCI_TRY(vtci_check_keep(&call, n_in, n_keep));
     *count = (vtc_plan_count){ n_in, n_keep, 0, 1 };
     return VTC_OK;
 }
@@ -26,7 +26,7 @@ vtc_status vtci_selection_count(const char *name, size_t n_in, size_t n_keep, vt
 vtc_status vtci_selection_open(const vtci_call *call, const vtc_plan *plan, size_t n_in,
                                size_t n_out, const float *mass)
 {
-    VTCI_TRY(check_budget(call, n_in, n_out));
+    VTCI_TRY(vtci_check_keep(call, n_in, n_out));
     VTCI_TRY(vtci_plan_open(call, plan, n_in, n_out, 0));
     VTCI_TRY(vtci_plan_check_apart(call, plan, n_in, n_out, 0, "mass", mass, n_in * sizeof(*mass)));
     return vtci_check_masses(call, mass, n_in);

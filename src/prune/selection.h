@@ -5,6 +5,9 @@
 
 #include "../plan/plan.h"
 
+/* VTC_ERR_BUDGET when n_keep is above n_in. */
+VTC_NODISCARD vtc_status vtci_check_keep(const vtci_call *call, size_t n_in, size_t n_keep);
+
 /* count() of such a planner: n_keep outputs, exactly. VTC_ERR_BUDGET when n_keep is above n_in. */
 VTC_NODISCARD vtc_status vtci_selection_count(const char *name, size_t n_in, size_t n_keep,
                                               vtc_plan_count *count, const vtc_exec *exec);

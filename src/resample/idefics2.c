@@ -13,6 +13,7 @@
 #include "idefics2.h"
 
 #include "../linalg/gated_mlp.h"
+#include "../linalg/operands.h"
 #include "../linalg/rows.h"
 #include "../linalg/weight_check.h"
 #include "../linalg/weight_tables.h"
@@ -164,7 +165,7 @@ vtc_status vtci_idefics2_check_apart(const vtci_idefics2 *m, const char *name, c
 struct job {
     vtci_idefics2 m;
     vtci_idefics2_object object;
-    vtci_steps steps;
+    vtci_steps *steps;
     vtci_rows x, y;
     const vtc_tensor *mask; /* or NULL */
 
@@ -213,7 +214,7 @@ static void find_patches(struct job *job)
     const uint8_t *row;
 
     job->n = job->x.n_rows;
-    if (mask == NULL || job->steps.measure)
+    if (mask == NULL || job->steps->measure)
         return;
     row = (const uint8_t *)mask->data + (mask->rank == 2 ? job->b * mask->stride[0] : 0);
     job->n = 0;
@@ -226,13 +227,10 @@ static void pick_row(void *p, size_t index, size_t worker)
 {
     const struct job *job = p;
     const size_t c = job->m.n_vision;
-    float *to = job->block + index % BLOCK_ROWS * c;
-    const float *row =
-        vtci_load_row(vtci_row(&job->x, job->b, (size_t)job->patch[index]), job->x.dtype, c, to);
+    const char *row = vtci_row(&job->x, job->b, (size_t)job->patch[index]);
 
     (void)worker;
-    if (row != to)
-        memcpy(to, row, c * sizeof(*to));
+    vtci_copy_row(job->block + index % BLOCK_ROWS * c, VTC_F32, row, job->x.dtype, c, NULL);
 }
 
 /* Patches first .. first + n - 1 of the image's real ones. */
@@ -251,18 +249,12 @@ static void pick_task(void *p, size_t index, size_t worker)
 static vtci_rows block_of(struct job *job, size_t first, size_t n)
 {
     struct picking picking = { job, first };
-    vtci_rows rows = job->x;
 
-    if (job->mask != NULL) {
-        if (!job->steps.measure)
-            vtci_parallel(job->m.call, n, pick_task, &picking);
-        return vtci_float_rows(job->block, n, job->m.n_vision);
-    }
-    if (rows.data != NULL)
-        rows.data += job->b * rows.batch_stride + first * rows.row_stride;
-    rows.n_batch = 1;
-    rows.n_rows = n;
-    return rows;
+    if (job->mask == NULL)
+        return vtci_rows_part(vtci_batch_part(job->x, job->b, 1), first, n);
+    if (!job->steps->measure)
+        vtci_parallel(job->m.call, n, pick_task, &picking);
+    return vtci_float_rows(job->block, n, job->m.n_vision);
 }
 
 static void project_patches(struct job *job)
@@ -277,7 +269,7 @@ static void project_patches(struct job *job)
         mlp.y = vtci_float_rows(vtci_skip(job->context, first * m->d), n, m->d);
         mlp.hidden[0] = job->hidden[0];
         mlp.hidden[1] = job->hidden[1];
-        vtci_gated_mlp_run(&job->steps, &mlp);
+        vtci_gated_mlp_run(job->steps, &mlp);
     }
 }
 
@@ -317,9 +309,9 @@ static void project_context(struct job *job, const vtc_idefics2_layer *layer)
     const vtci_rows k = vtci_float_rows(job->k, job->n, m->n_kv);
     const vtci_rows v = vtci_float_rows(job->v, job->n, m->n_kv);
 
-    normalize(m, &job->steps, &layer->context_norm, &context, &normed);
-    vtci_steps_layer(&job->steps, normed, &layer->k, NULL, k);
-    vtci_steps_layer(&job->steps, normed, &layer->v, NULL, v);
+    normalize(m, job->steps, &layer->context_norm, &context, &normed);
+    vtci_steps_layer(job->steps, normed, &layer->k, NULL, k);
+    vtci_steps_layer(job->steps, normed, &layer->v, NULL, v);
 }
 
 /* Queries, and the latents' keys and values: of the first layer they may be prepared. */
@@ -335,8 +327,8 @@ static void project_queries(struct job *job, size_t i, const vtci_idefics2_packe
     l.k = vtci_float_rows(vtci_skip(job->k, job->n * m->n_kv), n, m->n_kv);
     l.v = vtci_float_rows(vtci_skip(job->v, job->n * m->n_kv), n, m->n_kv);
     if (i != 0 || !job->object.given) {
-        vtci_idefics2_project_latents(m, &job->steps, &m->w->layers[i], packed, &l);
-    } else if (!job->steps.measure && n * m->n_q != 0) {
+        vtci_idefics2_project_latents(m, job->steps, &m->w->layers[i], packed, &l);
+    } else if (!job->steps->measure && n * m->n_q != 0) {
         memcpy(l.q.data, job->object.q, n * m->n_q * sizeof(float));
         memcpy(l.k.data, job->object.k, n * m->n_kv * sizeof(float));
         memcpy(l.v.data, job->object.v, n * m->n_kv * sizeof(float));
@@ -357,7 +349,7 @@ static void attend(struct job *job)
     a.v = vtci_heads_of_rows(&v, m->params.n_kv_heads);
     a.y = vtci_heads_of_rows(&mix, m->params.n_heads);
     a.scale = 1.0f / sqrtf((float)(m->n_q / m->params.n_heads));
-    vtci_steps_attention(&job->steps, &a);
+    vtci_steps_attention(job->steps, &a);
 }
 
 /* z[1] = z[0] + Wo mix, z[0] = z[1] + MLP(z[1]) */
@@ -374,22 +366,23 @@ static void update_latents(struct job *job, size_t i, const vtci_idefics2_packed
     vtci_gated_mlp mlp = { .weights = &layer->mlp, .act = VTCI_ACT_SILU };
 
     out.residual = old;
-    vtci_steps_gemm(&job->steps, &out);
+    vtci_steps_gemm(job->steps, &out);
     mlp.x = vtci_float_rows(job->normed, n, m->d);
-    normalize(m, &job->steps, &layer->mlp_norm, &between, &mlp.x);
+    normalize(m, job->steps, &layer->mlp_norm, &between, &mlp.x);
     mlp.packed = packed_at(packed, VTCI_IDEFICS2_MLP);
     mlp.y = vtci_float_rows(job->z[0], n, m->d);
     mlp.extra = between;
     mlp.hidden[0] = job->hidden[0];
     mlp.hidden[1] = job->hidden[1];
-    vtci_gated_mlp_run(&job->steps, &mlp);
+    vtci_gated_mlp_run(job->steps, &mlp);
 }
 
 static void run_image(struct job *job)
 {
     const vtci_idefics2 *m = &job->m;
     vtci_arena prepared = job->object.layers;
-    vtci_rows z = vtci_rows_of(&m->w->latents), y = job->y;
+    const vtci_rows y = vtci_batch_part(job->y, job->b, 1);
+    vtci_rows z = vtci_rows_of(&m->w->latents);
 
     find_patches(job);
     project_patches(job);
@@ -404,10 +397,7 @@ static void run_image(struct job *job)
         update_latents(job, i, job->object.given ? &packed : NULL);
         z = vtci_float_rows(job->z[0], m->n_latents, m->d);
     }
-    if (y.data != NULL)
-        y.data += job->b * y.batch_stride;
-    y.n_batch = 1;
-    normalize(m, &job->steps, &m->w->norm, &z, &y);
+    normalize(m, job->steps, &m->w->norm, &z, &y);
 }
 
 /* ---- calls ----------------------------------------------------------------------------------- */
@@ -462,12 +452,16 @@ static vtc_status open_job(const vtci_call *call, const vtc_idefics2_params *par
     return vtci_check_gemm(call, vtci_add(job->x.n_rows, job->m.n_latents), job->m.d, 1);
 }
 
-static vtci_arena measure(struct job *job)
+/* No image needs more than the first, whose patches all count while measuring. */
+static void walk(void *p, vtci_steps *steps)
 {
-    job->steps = vtci_steps_measure(job->m.call);
-    lay_out(&job->steps.arena, job);
-    run_image(job);
-    return vtci_steps_used(&job->steps);
+    struct job *job = p;
+    const size_t n = steps->measure ? 1 : job->x.n_batch;
+
+    job->steps = steps;
+    lay_out(&steps->arena, job);
+    for (job->b = 0; job->b < n; job->b++)
+        run_image(job);
 }
 
 vtc_status vtc_idefics2_scratch(const vtc_idefics2_params *params,
@@ -476,13 +470,11 @@ vtc_status vtc_idefics2_scratch(const vtc_idefics2_params *params,
                                 const vtc_tensor *tokens, const vtc_exec *exec, size_t *bytes)
 {
     struct job job;
-    vtci_arena used;
     vtci_call call;
 
     VTCI_TRY(vtci_begin_query(&call, "vtc_idefics2_scratch", exec, bytes));
     VTCI_TRY(open_job(&call, params, weights, prepared, x, mask, tokens, &job));
-    used = measure(&job);
-    return vtci_end_query(&call, &used, bytes);
+    return vtci_steps_walk(&call, walk, &job, bytes);
 }
 
 vtc_status vtc_idefics2(const vtc_idefics2_params *params, const vtc_idefics2_weights *weights,
@@ -490,18 +482,11 @@ vtc_status vtc_idefics2(const vtc_idefics2_params *params, const vtc_idefics2_we
                         vtc_tensor *tokens, const vtc_exec *exec)
 {
     struct job job;
-    vtci_arena used;
     vtci_call call;
 
     VTCI_TRY(vtci_begin(&call, "vtc_idefics2", exec));
     VTCI_TRY(open_job(&call, params, weights, prepared, x, mask, tokens, &job));
-    used = measure(&job);
-    VTCI_TRY(vtci_arena_check(&call, &used));
-    job.steps = vtci_steps_in(&call);
-    lay_out(&job.steps.arena, &job);
-    for (job.b = 0; job.b < job.x.n_batch; job.b++)
-        run_image(&job);
-    return VTC_OK;
+    return vtci_steps_walk(&call, walk, &job, NULL);
 }
 
 /* ---- cost ------------------------------------------------------------------------------------ */

@@ -44,12 +44,10 @@ static void lay_out_all(vtci_arena *arena, const vtci_idefics2 *m, vtci_idefics2
 static vtci_prepared_key key_of(const vtci_idefics2 *m)
 {
     vtci_prepared_key key = { "idefics2", VTCI_FINGERPRINT };
-    uint32_t eps;
 
-    memcpy(&eps, &m->params.eps, sizeof(eps));
     key.fingerprint = vtci_mix(key.fingerprint, m->params.n_heads);
     key.fingerprint = vtci_mix(key.fingerprint, m->params.n_kv_heads);
-    key.fingerprint = vtci_mix(key.fingerprint, eps);
+    key.fingerprint = vtci_mix_float(key.fingerprint, m->params.eps);
     key.fingerprint = vtci_mix_tensor(key.fingerprint, &m->w->latents);
     for (size_t l = 0; l < m->w->n_layers; l++)
         for (size_t i = 0; i < N_PACKED; i++)
@@ -74,10 +72,17 @@ vtc_status vtci_idefics2_open_object(const vtci_idefics2 *m, const vtc_prepared 
 
 /* ---- contents -------------------------------------------------------------------------------- */
 
+struct preparation {
+    vtci_idefics2 m;
+    vtci_idefics2_object object;
+};
+
 /* The first layer's latents, whose normed rows need scratch. */
-static void compute_latents(const vtci_idefics2 *m, vtci_steps *steps,
-                            const vtci_idefics2_object *object)
+static void compute_latents(void *p, vtci_steps *steps)
 {
+    const struct preparation *preparation = p;
+    const vtci_idefics2 *m = &preparation->m;
+    const vtci_idefics2_object *object = &preparation->object;
     vtci_idefics2_latents l;
 
     l.z = vtci_rows_of(&m->w->latents);
@@ -90,22 +95,10 @@ static void compute_latents(const vtci_idefics2 *m, vtci_steps *steps,
         vtci_idefics2_project_latents(m, steps, &m->w->layers[0], NULL, &l);
 }
 
-static vtci_arena measure_latents(const vtci_idefics2 *m)
+static void pack_layers(const vtci_idefics2 *m, vtci_arena arena)
 {
-    const vtci_idefics2_object none = { 0 };
-    vtci_steps steps = vtci_steps_measure(m->call);
-
-    compute_latents(m, &steps, &none);
-    return vtci_steps_used(&steps);
-}
-
-static void fill(const vtci_idefics2 *m, const vtci_idefics2_object *object)
-{
-    vtci_steps steps = vtci_steps_in(m->call);
-    vtci_arena arena = object->layers;
     vtci_idefics2_packed packed;
 
-    compute_latents(m, &steps, object);
     for (size_t l = 0; l < m->w->n_layers; l++) {
         vtci_idefics2_lay_out_layer(&arena, &m->w->layers[l], &packed);
         for (size_t i = 0; i < N_PACKED; i++)
@@ -134,36 +127,32 @@ vtc_status vtc_idefics2_prepare_scratch(const vtc_idefics2_params *params,
                                         const vtc_idefics2_weights *weights, const vtc_exec *exec,
                                         size_t *bytes)
 {
-    vtci_idefics2 m;
-    vtci_arena arena;
+    struct preparation p = { 0 };
     vtci_call call;
 
     VTCI_TRY(vtci_begin_query(&call, "vtc_idefics2_prepare_scratch", exec, bytes));
-    VTCI_TRY(vtci_idefics2_open(&call, params, weights, &m));
-    arena = measure_latents(&m);
-    return vtci_end_query(&call, &arena, bytes);
+    VTCI_TRY(vtci_idefics2_open(&call, params, weights, &p.m));
+    return vtci_steps_walk(&call, compute_latents, &p, bytes);
 }
 
 vtc_status vtc_idefics2_prepare(const vtc_idefics2_params *params,
                                 const vtc_idefics2_weights *weights, vtc_prepared *prepared,
                                 const vtc_exec *exec)
 {
-    vtci_idefics2_object object;
     vtci_prepared_key key;
-    vtci_idefics2 m;
-    vtci_arena arena, scratch;
+    struct preparation p;
+    vtci_arena arena;
     vtci_call call;
 
     VTCI_TRY(vtci_begin(&call, "vtc_idefics2_prepare", exec));
     VTCI_TRY(vtci_prepared_create(&call, prepared, &arena));
-    VTCI_TRY(vtci_idefics2_open(&call, params, weights, &m));
-    VTCI_TRY(vtci_idefics2_check_apart(&m, "prepared", prepared->data, prepared->bytes));
-    lay_out_all(&arena, &m, &object);
+    VTCI_TRY(vtci_idefics2_open(&call, params, weights, &p.m));
+    VTCI_TRY(vtci_idefics2_check_apart(&p.m, "prepared", prepared->data, prepared->bytes));
+    lay_out_all(&arena, &p.m, &p.object);
     VTCI_TRY(vtci_prepared_check_room(&call, prepared, &arena));
-    scratch = measure_latents(&m);
-    VTCI_TRY(vtci_arena_check(&call, &scratch));
-    fill(&m, &object);
-    key = key_of(&m);
+    VTCI_TRY(vtci_steps_walk(&call, compute_latents, &p, NULL));
+    pack_layers(&p.m, p.object.layers);
+    key = key_of(&p.m);
     vtci_prepared_seal(prepared, &key, &arena);
     return VTC_OK;
 }

@@ -482,32 +482,22 @@ static void lay_out(vtci_arena *arena, const vtci_call *call, struct job *job)
         vtci_take_slices(arena, call, vtci_mul(model->d, sizeof(float)), &job->slice_stride);
 }
 
-static vtci_arena measure(const vtci_call *call, struct job *job)
+static void walk(void *p, vtci_steps *steps)
 {
-    vtci_steps steps = vtci_steps_measure(call);
-
-    if (!is_idle(job)) {
-        lay_out(&steps.arena, call, job);
-        if (!job->model.is_prepared)
-            vtci_perceiver_make_first(&job->model, &steps, job->u);
-        /* a shorter block may want larger tiles */
-        run_block(job, &steps, 0);
-        run_block(job, &steps, (job->n_items - 1) / job->block_items * job->block_items);
-    }
-    return vtci_steps_used(&steps);
-}
-
-static void run(const vtci_call *call, struct job *job)
-{
-    vtci_steps steps = vtci_steps_in(call);
+    struct job *job = p;
 
     if (is_idle(job))
         return;
-    lay_out(&steps.arena, call, job);
+    lay_out(&steps->arena, steps->call, job);
     if (!job->model.is_prepared)
-        vtci_perceiver_make_first(&job->model, &steps, job->u);
+        vtci_perceiver_make_first(&job->model, steps, job->u);
+    if (steps->measure) { /* a shorter block may want larger tiles */
+        run_block(job, steps, 0);
+        run_block(job, steps, (job->n_items - 1) / job->block_items * job->block_items);
+        return;
+    }
     for (size_t first = 0; first < job->n_items; first += job->block_items)
-        run_block(job, &steps, first);
+        run_block(job, steps, first);
 }
 
 /* ---- public ---------------------------------------------------------------------------------- */
@@ -518,13 +508,11 @@ vtc_status vtc_perceiver_scratch(const vtc_perceiver_params *params,
                                  size_t *bytes)
 {
     vtci_call call;
-    vtci_arena arena;
     struct job job;
 
     VTCI_TRY(vtci_begin_query(&call, "vtc_perceiver_scratch", exec, bytes));
     VTCI_TRY(open_job(&call, params, weights, prepared, x, y, &job));
-    arena = measure(&call, &job);
-    return vtci_end_query(&call, &arena, bytes);
+    return vtci_steps_walk(&call, walk, &job, bytes);
 }
 
 vtc_status vtc_perceiver(const vtc_perceiver_params *params, const vtc_perceiver_weights *weights,
@@ -532,13 +520,9 @@ vtc_status vtc_perceiver(const vtc_perceiver_params *params, const vtc_perceiver
                          const vtc_exec *exec)
 {
     vtci_call call;
-    vtci_arena arena;
     struct job job;
 
     VTCI_TRY(vtci_begin(&call, "vtc_perceiver", exec));
     VTCI_TRY(open_job(&call, params, weights, prepared, x, y, &job));
-    arena = measure(&call, &job);
-    VTCI_TRY(vtci_arena_check(&call, &arena));
-    run(&call, &job);
-    return VTC_OK;
+    return vtci_steps_walk(&call, walk, &job, NULL);
 }

@@ -179,10 +179,9 @@ vtci_prepared_key vtci_perceiver_key(const vtci_perceiver *model)
 {
     const vtc_perceiver_weights *weights = model->weights;
     vtci_prepared_key key = { "perceiver", VTCI_FINGERPRINT };
-    uint32_t eps;
 
-    memcpy(&eps, &model->params.eps, sizeof(eps));
-    key.fingerprint = vtci_mix(vtci_mix(key.fingerprint, model->params.heads), eps);
+    key.fingerprint = vtci_mix(key.fingerprint, model->params.heads);
+    key.fingerprint = vtci_mix_float(key.fingerprint, model->params.eps);
     key.fingerprint = vtci_mix(key.fingerprint, (uint64_t)model->params.act);
     key.fingerprint = vtci_mix(key.fingerprint, weights->n_layers);
     key.fingerprint = vtci_mix_weights(key.fingerprint, &vtc_perceiver_table, weights);

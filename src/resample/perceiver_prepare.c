@@ -36,14 +36,6 @@ static void make_first(struct preparation *p, vtci_steps *steps)
     vtci_perceiver_make_first(&p->model, steps, p->u);
 }
 
-static vtci_arena measure(const vtci_call *call, struct preparation *p)
-{
-    vtci_steps steps = vtci_steps_measure(call);
-
-    make_first(p, &steps);
-    return vtci_steps_used(&steps);
-}
-
 /* ---- folding --------------------------------------------------------------------------------- */
 
 struct fold {
@@ -92,18 +84,18 @@ static void pack_layer(const vtci_call *call, const vtci_perceiver_packed *packe
     vtci_packed_fill(call, &packed->down, &layer->ff_down);
 }
 
-static void fill(const vtci_call *call, struct preparation *p)
+static void fill(void *arg, vtci_steps *steps)
 {
-    vtci_steps steps = vtci_steps_in(call);
+    struct preparation *p = arg;
     vtci_arena layers = p->model.layers;
 
-    make_first(p, &steps);
-    for (size_t i = 0; i < p->model.weights->n_layers; i++) {
+    make_first(p, steps);
+    for (size_t i = 0; !steps->measure && i < p->model.weights->n_layers; i++) {
         const vtci_perceiver_packed packed = vtci_perceiver_take_layer(&layers, &p->model, i);
 
-        pack_layer(call, &packed, &p->model.weights->layers[i]);
+        pack_layer(steps->call, &packed, &p->model.weights->layers[i]);
         if (p->model.is_folded)
-            fold_layer(call, p, i);
+            fold_layer(steps->call, p, i);
     }
 }
 
@@ -129,13 +121,11 @@ vtc_status vtc_perceiver_prepare_scratch(const vtc_perceiver_params *params,
                                          size_t *bytes)
 {
     vtci_call call;
-    vtci_arena arena;
     struct preparation p;
 
     VTCI_TRY(vtci_begin_query(&call, "vtc_perceiver_prepare_scratch", exec, bytes));
     VTCI_TRY(open_preparation(&call, params, weights, &p));
-    arena = measure(&call, &p);
-    return vtci_end_query(&call, &arena, bytes);
+    return vtci_steps_walk(&call, fill, &p, bytes);
 }
 
 /* The object must be apart from what it is made of. */
@@ -158,7 +148,7 @@ vtc_status vtc_perceiver_prepare(const vtc_perceiver_params *params,
                                  const vtc_exec *exec)
 {
     vtci_call call;
-    vtci_arena object, scratch;
+    vtci_arena object;
     struct preparation p;
 
     VTCI_TRY(vtci_begin(&call, "vtc_perceiver_prepare", exec));
@@ -167,9 +157,7 @@ vtc_status vtc_perceiver_prepare(const vtc_perceiver_params *params,
     vtci_perceiver_take_prepared(&object, &p.model);
     VTCI_TRY(vtci_prepared_check_room(&call, prepared, &object));
     VTCI_TRY(check_apart(&call, prepared, weights));
-    scratch = measure(&call, &p);
-    VTCI_TRY(vtci_arena_check(&call, &scratch));
-    fill(&call, &p);
+    VTCI_TRY(vtci_steps_walk(&call, fill, &p, NULL));
 
     const vtci_prepared_key key = vtci_perceiver_key(&p.model);
 

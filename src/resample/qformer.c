@@ -282,33 +282,35 @@ vtc_status vtc_qformer_query(const vtc_qformer_params *params, const vtc_qformer
 
 /* ---- the image alone ------------------------------------------------------------------------- */
 
+struct encoding {
+    vtci_qformer_job job;
+    vtci_rows kv;
+};
+
+static void walk(void *p, vtci_steps *steps)
+{
+    const struct encoding *e = p;
+
+    vtci_qformer_encode(&e->job.m, &e->job.object, steps, &e->job.image, &e->kv);
+}
+
 static vtc_status encode(const vtci_call *call, const vtc_qformer_params *params,
                          const vtc_qformer_weights *weights, const vtc_prepared *prepared,
                          const vtc_tensor *image, const vtc_tensor *image_kv, size_t *bytes)
 {
     const struct views v = { .image = image };
-    vtci_qformer_job job;
-    vtci_arena used;
-    vtci_rows kv;
+    struct encoding e;
 
-    memset(&job, 0, sizeof(job));
-    VTCI_TRY(vtci_qformer_open(call, params, weights, &job.m));
-    VTCI_TRY(vtci_qformer_open_object(&job.m, prepared, &job.object));
-    VTCI_TRY(check_image(&job, &v));
-    VTCI_TRY(check_output(&job, "image_kv", image_kv, &v, prepared));
-    kv = vtci_rows_of(image_kv);
-    VTCI_REQUIRE(call, kv.n_rows == job.n_image && kv.n_cols == job.m.n_kv, VTC_ERR_SHAPE,
-                 "image_kv is %zux%zu, %zux%zu is needed", kv.n_rows, kv.n_cols, job.n_image,
-                 job.m.n_kv);
-    job.steps = vtci_steps_measure(call);
-    vtci_qformer_encode(&job.m, &job.object, &job.steps, &job.image, &kv);
-    used = vtci_steps_used(&job.steps);
-    if (call->query)
-        return vtci_end_query(call, &used, bytes);
-    VTCI_TRY(vtci_arena_check(call, &used));
-    job.steps = vtci_steps_in(call);
-    vtci_qformer_encode(&job.m, &job.object, &job.steps, &job.image, &kv);
-    return VTC_OK;
+    memset(&e, 0, sizeof(e));
+    VTCI_TRY(vtci_qformer_open(call, params, weights, &e.job.m));
+    VTCI_TRY(vtci_qformer_open_object(&e.job.m, prepared, &e.job.object));
+    VTCI_TRY(check_image(&e.job, &v));
+    VTCI_TRY(check_output(&e.job, "image_kv", image_kv, &v, prepared));
+    e.kv = vtci_rows_of(image_kv);
+    VTCI_REQUIRE(call, e.kv.n_rows == e.job.n_image && e.kv.n_cols == e.job.m.n_kv, VTC_ERR_SHAPE,
+                 "image_kv is %zux%zu, %zux%zu is needed", e.kv.n_rows, e.kv.n_cols, e.job.n_image,
+                 e.job.m.n_kv);
+    return vtci_steps_walk(call, walk, &e, bytes);
 }
 
 vtc_status vtc_qformer_encode_image_scratch(const vtc_qformer_params *params,

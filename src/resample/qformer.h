@@ -77,7 +77,7 @@ VTC_NODISCARD vtc_status vtci_qformer_open_object(const vtci_qformer *m,
 typedef struct vtci_qformer_job {
     vtci_qformer m;
     vtci_qformer_object object;
-    vtci_steps steps;
+    vtci_steps *steps;
     size_t n_batch, n_image, n_text; /* B, S, L                                */
     size_t n_rows;                   /* nq + L                                 */
     size_t n_last;                   /* of them wanted behind the last layer   */
@@ -107,8 +107,7 @@ typedef struct vtci_qformer_job {
 /* Id of token j of text b, from checked ids. */
 int64_t vtci_qformer_id(const vtc_tensor *ids, size_t b, size_t j);
 
-/* What all layers give, into hidden and tokens: measured, checked, computed. In a query, *bytes
- * receives the scratch size. */
+/* What all layers give, into hidden and tokens. `bytes` as in vtci_steps_walk(). */
 VTC_NODISCARD vtc_status vtci_qformer_walk(vtci_qformer_job *job, size_t *bytes);
 
 /* Keys and values of the image, C = [B, S, n_kv], as one product where they are packed. */

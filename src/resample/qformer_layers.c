@@ -10,6 +10,7 @@
  * image is masked the published fill makes all logits equal: the mean of its values.
  */
 #include "../kernels/kernels.h"
+#include "../linalg/operands.h"
 #include "../linalg/rows.h"
 #include "qformer.h"
 
@@ -18,19 +19,11 @@
 
 /* ---- views of the buffers -------------------------------------------------------------------- */
 
-/* Buffers have no memory while steps are measured. */
-static float *offset(float *floats, size_t n)
-{
-    return floats == NULL ? NULL : floats + n;
-}
-
 static vtci_rows matrix(float *floats, size_t n_batch, size_t n_rows, size_t n_cols)
 {
-    const vtci_rows rows = {
-        (char *)floats,        VTC_F32, n_batch, n_rows, n_cols, n_rows * n_cols * sizeof(float),
-        n_cols * sizeof(float)
-    };
+    vtci_rows rows = vtci_float_rows(floats, n_rows, n_cols);
 
+    rows.n_batch = n_batch;
     return rows;
 }
 
@@ -43,57 +36,25 @@ static vtci_rows part_of(const vtci_qformer_job *job, float *floats, size_t per_
 
     if (count == job->n_rows)
         return matrix(floats, 1, job->n * per_item, n_cols);
-    rows = matrix(offset(floats, first * n_cols), job->n, per_item, n_cols);
+    rows = matrix(vtci_skip(floats, first * n_cols), job->n, per_item, n_cols);
     rows.n_rows = count;
     return rows;
 }
 
-/* D columns from `first` on. */
-static vtci_rows columns(const vtci_qformer_job *job, vtci_rows rows, size_t first)
-{
-    if (rows.data != NULL)
-        rows.data += first * vtc_dtype_size(rows.dtype);
-    rows.n_cols = job->m.d;
-    return rows;
-}
-
+/* The heads in D columns from `first` on. */
 static vtci_heads heads_of(const vtci_qformer_job *job, vtci_rows rows, size_t first)
 {
-    rows = columns(job, rows, first);
+    rows = vtci_cols_part(rows, first, job->m.d);
     return vtci_heads_of_rows(&rows, job->m.params.n_heads);
 }
 
 /* The items of the group among those of the batch. */
 static vtci_rows group_of(const vtci_qformer_job *job, vtci_rows rows)
 {
-    if (rows.data != NULL)
-        rows.data += job->first * rows.batch_stride;
-    rows.n_batch = job->n;
-    return rows;
+    return vtci_batch_part(rows, job->first, job->n);
 }
 
 /* ---- steps ----------------------------------------------------------------------------------- */
-
-struct product {
-    vtci_rows a, c;
-    const vtc_linear *layer;
-    const vtci_packed *packed; /* or NULL */
-    vtci_activation act;
-    vtci_rows residual; /* or absent */
-};
-
-static void multiply(vtci_steps *steps, const struct product *p)
-{
-    vtci_gemm g = { .a = p->a, .b = vtci_rows_of(&p->layer->weight), .c = p->c };
-
-    g.trans_b = true;
-    g.packed = p->packed;
-    g.act = p->act;
-    g.residual = p->residual;
-    if (!vtc_tensor_is_absent(&p->layer->bias))
-        g.bias = vtci_rows_of(&p->layer->bias);
-    vtci_steps_gemm(steps, &g);
-}
 
 /* The layers of a stack, all at once. */
 static void multiply_stack(vtci_steps *steps, const vtci_packed *packed, float *bias,
@@ -103,7 +64,7 @@ static void multiply_stack(vtci_steps *steps, const vtci_packed *packed, float *
 
     g.trans_b = true;
     g.packed = packed;
-    g.bias = matrix(bias, 1, 1, packed->n);
+    g.bias = vtci_float_rows(bias, 1, packed->n);
     vtci_steps_gemm(steps, &g);
 }
 
@@ -114,7 +75,7 @@ static void normalize(vtci_qformer_job *job, const vtc_norm *weights, const vtci
     vtci_norm norm = { .x = *t, .y = *x, .kind = VTC_NORM_LAYER, .norm = weights };
 
     norm.eps = job->m.params.eps;
-    vtci_steps_norm(&job->steps, &norm);
+    vtci_steps_norm(job->steps, &norm);
 }
 
 /* x = LN(layer(a) + x) for rows of x */
@@ -125,9 +86,10 @@ static void add_and_normalize(vtci_qformer_job *job, const vtc_linear *layer,
     const size_t n_rows = job->n_rows, d = job->m.d;
     const vtci_rows x = part_of(job, job->x, n_rows, d, first, count);
     const vtci_rows t = part_of(job, job->t, n_rows, d, first, count);
-    const struct product p = { a, t, layer, packed, VTCI_ACT_NONE, x };
+    vtci_gemm g = vtci_layer_product(a, layer, packed, t);
 
-    multiply(&job->steps, &p);
+    g.residual = x;
+    vtci_steps_gemm(job->steps, &g);
     normalize(job, norm, &t, &x);
 }
 
@@ -136,7 +98,7 @@ static void add_and_normalize(vtci_qformer_job *job, const vtc_linear *layer,
 /* The same rows into the first rows of each item of a buffer [n, n_rows, n_cols]. */
 static void repeat(const vtci_qformer_job *job, float *to, const float *from, size_t n_cols)
 {
-    for (size_t i = 0; !job->steps.measure && i < job->n; i++)
+    for (size_t i = 0; !job->steps->measure && i < job->n; i++)
         memcpy(to + i * job->n_rows * n_cols, from, job->m.n_queries * n_cols * sizeof(*to));
 }
 
@@ -175,7 +137,7 @@ static void embed(vtci_qformer_job *job)
     }
     if (job->n_text == 0)
         return;
-    if (!job->steps.measure)
+    if (!job->steps->measure)
         vtci_parallel(job->m.call, job->n * job->n_text, embed_token, job);
     normalize(job, norm, &text, &text);
 }
@@ -192,14 +154,11 @@ static void project_rows(vtci_qformer_job *job, const vtc_qformer_attention *w,
     const vtci_rows qkv = part_of(job, job->qkv, job->n_rows, 3 * d, first, count);
 
     if (object->qkv.dtype != (vtc_dtype)0) {
-        multiply_stack(&job->steps, &object->qkv, object->qkv_bias, &x, &qkv);
+        multiply_stack(job->steps, &object->qkv, object->qkv_bias, &x, &qkv);
         return;
     }
-    for (size_t i = 0; i < 3; i++) {
-        struct product p = { .a = x, .c = columns(job, qkv, i * d), .layer = layers[i] };
-
-        multiply(&job->steps, &p);
-    }
+    for (size_t i = 0; i < 3; i++)
+        vtci_steps_layer(job->steps, x, layers[i], NULL, vtci_cols_part(qkv, i * d, d));
 }
 
 /* What `count` rows of each item read from all rows. */
@@ -218,7 +177,7 @@ static void attend_rows(vtci_qformer_job *job, size_t count)
         a.sees.key_mask = job->sees;
         a.sees.key_mask_batch_stride = job->n_rows;
     }
-    vtci_steps_attention(&job->steps, &a);
+    vtci_steps_attention(job->steps, &a);
 }
 
 static void self_attention(vtci_qformer_job *job, size_t i, const vtci_qformer_layer_object *object,
@@ -250,11 +209,9 @@ static void project_queries(vtci_qformer_job *job, const vtc_linear *layer,
                             const vtci_packed *packed)
 {
     const size_t nq = job->m.n_queries, d = job->m.d;
-    struct product p = { .layer = layer, .packed = packed };
 
-    p.a = part_of(job, job->x, job->n_rows, d, 0, nq);
-    p.c = part_of(job, job->qkv, nq, d, 0, nq);
-    multiply(&job->steps, &p);
+    vtci_steps_layer(job->steps, part_of(job, job->x, job->n_rows, d, 0, nq), layer, packed,
+                     part_of(job, job->qkv, nq, d, 0, nq));
 }
 
 /* Layer `cross` of those that read the image. */
@@ -284,7 +241,7 @@ static void attend_image(vtci_qformer_job *job, const vtc_qformer_attention *w, 
         a.sees.key_mask = job->sees_image;
         a.sees.key_mask_batch_stride = job->n_image;
     }
-    vtci_steps_attention(&job->steps, &a);
+    vtci_steps_attention(job->steps, &a);
 }
 
 static void cross_attention(vtci_qformer_job *job, size_t i,
@@ -305,23 +262,19 @@ static void cross_attention(vtci_qformer_job *job, size_t i,
 void vtci_qformer_encode(const vtci_qformer *m, const vtci_qformer_object *object,
                          vtci_steps *steps, const vtci_rows *image, const vtci_rows *kv)
 {
-    const size_t size = vtc_dtype_size(kv->dtype);
-    struct product p = { .a = *image, .c = *kv };
+    size_t first = 0;
 
     if (object->given) {
         multiply_stack(steps, &object->kv, object->kv_bias, image, kv);
         return;
     }
-    p.c.n_cols = m->d;
     for (size_t i = 0; i < m->w->n_layers; i++) {
         const vtc_qformer_attention *w = &m->w->layers[i].cross;
         const vtc_linear *const layers[] = { &w->key, &w->value };
 
         for (size_t j = 0; vtci_qformer_reads_image(&m->w->layers[i]) && j < 2; j++) {
-            p.layer = layers[j];
-            multiply(steps, &p);
-            if (p.c.data != NULL)
-                p.c.data += m->d * size;
+            vtci_steps_layer(steps, *image, layers[j], NULL, vtci_cols_part(*kv, first, m->d));
+            first += m->d;
         }
     }
 }
@@ -331,15 +284,15 @@ void vtci_qformer_encode(const vtci_qformer *m, const vtci_qformer_object *objec
 static void feed_forward(vtci_qformer_job *job, const vtc_qformer_mlp *w, const vtci_packed *up,
                          const vtci_packed *down, size_t first, size_t count)
 {
-    const size_t d = job->m.d;
-    struct product p = { .layer = &w->up, .packed = up, .act = VTCI_ACT_GELU_ERF };
+    vtci_gemm g;
 
     if (count == 0)
         return;
-    p.a = part_of(job, job->x, job->n_rows, d, first, count);
-    p.c = part_of(job, job->wide, count, w->up.weight.dim[0], 0, count);
-    multiply(&job->steps, &p);
-    add_and_normalize(job, &w->down, down, &w->norm, p.c, first, count);
+    g = vtci_layer_product(part_of(job, job->x, job->n_rows, job->m.d, first, count), &w->up, up,
+                           part_of(job, job->wide, count, w->up.weight.dim[0], 0, count));
+    g.act = VTCI_ACT_GELU_ERF;
+    vtci_steps_gemm(job->steps, &g);
+    add_and_normalize(job, &w->down, down, &w->norm, g.c, first, count);
 }
 
 /* ---- a group --------------------------------------------------------------------------------- */
@@ -393,16 +346,14 @@ static void store_row(void *p, size_t index, size_t worker)
 
 static void store(vtci_qformer_job *job)
 {
-    struct product p = { .layer = &job->m.w->projection, .packed = &job->object.projection };
+    const vtci_rows x = matrix(job->x, job->n, job->n_rows, job->m.d);
 
-    if (job->hidden.dtype != (vtc_dtype)0 && !job->steps.measure)
+    if (job->hidden.dtype != (vtc_dtype)0 && !job->steps->measure)
         vtci_parallel(job->m.call, job->n * job->hidden.n_rows, store_row, job);
     if (job->tokens.dtype == (vtc_dtype)0)
         return;
-    p.a = matrix(job->x, job->n, job->n_rows, job->m.d);
-    p.a.n_rows = job->m.n_queries;
-    p.c = group_of(job, job->tokens);
-    multiply(&job->steps, &p);
+    vtci_steps_layer(job->steps, vtci_rows_part(x, 0, job->m.n_queries), &job->m.w->projection,
+                     &job->object.projection, group_of(job, job->tokens));
 }
 
 static void run_group(vtci_qformer_job *job, size_t first, size_t n)
@@ -412,7 +363,7 @@ static void run_group(vtci_qformer_job *job, size_t first, size_t n)
 
     job->first = first;
     job->n = n;
-    if (!job->steps.measure) {
+    if (!job->steps->measure) {
         read_mask(job, job->text_mask, job->m.n_queries, job->n_text, job->sees);
         read_mask(job, job->image_mask, 0, job->n_image, job->sees_image);
     }
@@ -422,7 +373,7 @@ static void run_group(vtci_qformer_job *job, size_t first, size_t n)
         const vtci_rows image = group_of(job, job->image);
         const vtci_rows kv = matrix(job->own_kv, n, job->n_image, job->m.n_kv);
 
-        vtci_qformer_encode(&job->m, &job->object, &job->steps, &image, &kv);
+        vtci_qformer_encode(&job->m, &job->object, job->steps, &image, &kv);
     }
     embed(job);
     for (size_t i = 0; i < job->m.w->n_layers; i++) {
@@ -439,7 +390,7 @@ static void run_group(vtci_qformer_job *job, size_t first, size_t n)
 
 static float *take(vtci_qformer_job *job, size_t n_rows, size_t n_cols)
 {
-    return vtci_take(&job->steps.arena, vtci_mul(job->n_group, vtci_mul(n_rows, n_cols)),
+    return vtci_take(&job->steps->arena, vtci_mul(job->n_group, vtci_mul(n_rows, n_cols)),
                      sizeof(float));
 }
 
@@ -454,20 +405,23 @@ static void lay_out(vtci_qformer_job *job)
     job->qkv = take(job, n_rows, vtci_mul(3, d));
     job->wide = take(job, vtci_max(job->m.n_queries, job->n_text), job->m.n_hidden);
     job->own_kv = encodes ? take(job, job->n_image, job->m.n_kv) : NULL;
-    job->sees = vtci_take(&job->steps.arena, vtci_mul(job->n_group, n_rows), 1);
-    job->sees_image = vtci_take(&job->steps.arena, vtci_mul(job->n_group, job->n_image), 1);
+    job->sees = vtci_take(&job->steps->arena, vtci_mul(job->n_group, n_rows), 1);
+    job->sees_image = vtci_take(&job->steps->arena, vtci_mul(job->n_group, job->n_image), 1);
     if (job->once)
         vtci_qformer_lay_out_once(job);
 }
 
 /* All groups, or of those that differ in size one each. */
-static void run_groups(vtci_qformer_job *job)
+static void walk(void *p, vtci_steps *steps)
 {
+    vtci_qformer_job *job = p;
     const size_t n_left = job->n_batch == 0 ? 0 : job->n_batch % job->n_group;
 
+    job->steps = steps;
+    lay_out(job);
     if (job->n_batch == 0)
         return;
-    if (job->steps.measure) {
+    if (steps->measure) {
         run_group(job, 0, job->n_group);
         if (n_left != 0)
             run_group(job, 0, n_left);
@@ -477,40 +431,22 @@ static void run_groups(vtci_qformer_job *job)
         run_group(job, b, vtci_min(job->n_group, job->n_batch - b));
 }
 
-/* Measures; then, outside of a query, checks the scratch memory and lays out in it. */
-static vtc_status open_steps(vtci_qformer_job *job, void (*run)(vtci_qformer_job *), size_t *bytes)
-{
-    const vtci_call *call = job->m.call;
-    vtci_arena used;
-
-    job->steps = vtci_steps_measure(call);
-    lay_out(job);
-    run(job);
-    used = vtci_steps_used(&job->steps);
-    if (call->query)
-        return vtci_end_query(call, &used, bytes);
-    VTCI_TRY(vtci_arena_check(call, &used));
-    job->steps = vtci_steps_in(call);
-    lay_out(job);
-    return VTC_OK;
-}
-
 vtc_status vtci_qformer_walk(vtci_qformer_job *job, size_t *bytes)
 {
-    VTCI_TRY(open_steps(job, run_groups, bytes));
-    if (!job->m.call->query)
-        run_groups(job);
-    return VTC_OK;
+    return vtci_steps_walk(job->m.call, walk, job, bytes);
 }
 
 /* ---- constants ------------------------------------------------------------------------------- */
 
 /* x behind the embedding and then q, k and v, or x behind the first self-attention and then q. */
-static void run_constants(vtci_qformer_job *job)
+static void walk_constants(void *p, vtci_steps *steps)
 {
+    vtci_qformer_job *job = p;
     const vtci_qformer_layer_object none = { 0 };
     const vtc_qformer_layer *layer = &job->m.w->layers[0];
 
+    job->steps = steps;
+    lay_out(job);
     embed(job);
     if (job->m.lacks == NULL) {
         project_rows(job, &layer->self, &none, 0, job->n_rows);
@@ -528,10 +464,9 @@ vtc_status vtci_qformer_constants(vtci_qformer_job *job, size_t *bytes, vtci_qfo
 
     job->n_batch = job->n = job->n_group = 1;
     job->n_rows = job->n_last = job->m.n_queries;
-    VTCI_TRY(open_steps(job, run_constants, bytes));
+    VTCI_TRY(vtci_steps_walk(job->m.call, walk_constants, job, bytes));
     if (job->m.call->query)
         return VTC_OK;
-    run_constants(job);
     memcpy(takes_text ? to->queries : to->rows, job->x, n * sizeof(float));
     memcpy(takes_text ? to->qkv : to->query, job->qkv, (takes_text ? 3 : 1) * n * sizeof(float));
     return VTC_OK;

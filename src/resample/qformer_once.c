@@ -9,6 +9,7 @@
  * same to all logits of a row and is left out. A product of all heads shares the packed image.
  */
 #include "../kernels/kernels.h"
+#include "../linalg/operands.h"
 #include "qformer.h"
 
 #include <math.h>
@@ -32,7 +33,7 @@ static size_t panel_bytes(const vtci_qformer_job *job)
 void vtci_qformer_lay_out_once(vtci_qformer_job *job)
 {
     const size_t n_rows = vtci_mul(job->m.params.n_heads, job->m.n_queries);
-    vtci_arena *arena = &job->steps.arena;
+    vtci_arena *arena = &job->steps->arena;
 
     job->folded = vtci_take(arena, vtci_mul(n_rows, job->m.n_image_cols), sizeof(float));
     job->weights = vtci_take(arena, vtci_mul(n_rows, job->n_image), sizeof(float));
@@ -54,17 +55,12 @@ static vtci_packed packed_image(const vtci_qformer_job *job, size_t i)
 
 static vtci_rows image_of(const vtci_qformer_job *job, size_t i)
 {
-    vtci_rows rows = job->image;
-
-    if (rows.data != NULL)
-        rows.data += (job->first + i) * rows.batch_stride;
-    rows.n_batch = 1;
-    return rows;
+    return vtci_batch_part(job->image, job->first + i, 1);
 }
 
 void vtci_qformer_pack_images(const vtci_qformer_job *job)
 {
-    for (size_t i = 0; !job->steps.measure && i < job->n; i++) {
+    for (size_t i = 0; !job->steps->measure && i < job->n; i++) {
         const vtci_rows rows = image_of(job, i);
         const vtci_packed packed = packed_image(job, i);
         vtc_tensor image = vtc_tensor_2d(rows.data, rows.dtype, rows.n_rows, rows.n_cols);
@@ -79,10 +75,9 @@ void vtci_qformer_pack_images(const vtci_qformer_job *job)
 /* [H, n_rows, n_cols]: heads below one another. */
 static vtci_rows stacked(const vtci_qformer_job *job, float *floats, size_t n_cols)
 {
-    const size_t nq = job->m.n_queries, row = n_cols * sizeof(float);
-    const vtci_rows rows = { (char *)floats, VTC_F32, job->m.params.n_heads, nq, n_cols,
-                             nq * row,       row };
+    vtci_rows rows = vtci_float_rows(floats, job->m.n_queries, n_cols);
 
+    rows.n_batch = job->m.params.n_heads;
     return rows;
 }
 
@@ -94,24 +89,10 @@ static vtci_rows all_of(vtci_rows rows)
     return rows;
 }
 
-/* [H, n_rows, D / H]: heads side by side in rows [n_rows, D]. */
-static vtci_rows side_by_side(const vtci_qformer_job *job, vtci_rows rows)
-{
-    rows.n_batch = job->m.params.n_heads;
-    rows.n_cols = job->m.d / rows.n_batch;
-    rows.batch_stride = rows.n_cols * vtc_dtype_size(rows.dtype);
-    return rows;
-}
-
 /* [H, D / H, E]: a weight's rows head by head. */
 static vtci_rows by_head(const vtci_qformer_job *job, const vtc_tensor *weight)
 {
-    vtci_rows rows = vtci_rows_of(weight);
-
-    rows.n_batch = job->m.params.n_heads;
-    rows.n_rows = job->m.d / rows.n_batch;
-    rows.batch_stride = rows.n_rows * rows.row_stride;
-    return rows;
+    return vtci_rows_split(vtci_rows_of(weight), job->m.d / job->m.params.n_heads);
 }
 
 /* ---- weights of the image's tokens ----------------------------------------------------------- */
@@ -146,7 +127,7 @@ static void weigh(const vtci_qformer_job *job, size_t i)
     const size_t n = job->n_image, n_rows = job->m.params.n_heads * job->m.n_queries;
     struct weighing w = { job, 1.0f / sqrtf((float)(job->m.d / job->m.params.n_heads)), false };
 
-    if (job->steps.measure)
+    if (job->steps->measure)
         return;
     if (job->image_mask != NULL) {
         w.blind = memchr(job->sees_image + i * n, 1, n) == NULL;
@@ -162,41 +143,36 @@ static void weigh(const vtci_qformer_job *job, size_t i)
 static void read_image(vtci_qformer_job *job, const vtc_qformer_attention *w, size_t i, vtci_rows q,
                        vtci_rows context)
 {
+    const size_t n_heads = job->m.params.n_heads;
     const vtci_rows folded = stacked(job, job->folded, job->m.n_image_cols);
     const vtci_rows weights = stacked(job, job->weights, job->n_image);
     const vtci_packed image = packed_image(job, i);
-    vtci_gemm fold = { .a = side_by_side(job, q), .b = by_head(job, &w->key.weight), .c = folded };
+    vtci_gemm fold = { .a = vtci_heads_as_batch(q, n_heads),
+                       .b = by_head(job, &w->key.weight),
+                       .c = folded };
     vtci_gemm logits = { .a = all_of(folded), .c = all_of(weights), .trans_b = true };
     vtci_gemm mix = { .a = all_of(weights), .b = image_of(job, i), .c = all_of(folded) };
     vtci_gemm unfold = { .a = folded, .b = by_head(job, &w->value.weight), .trans_b = true };
 
     logits.packed = &image;
-    unfold.c = side_by_side(job, context);
+    unfold.c = vtci_heads_as_batch(context, n_heads);
     if (!vtc_tensor_is_absent(&w->value.bias)) {
         vtci_rows bias = vtci_rows_of(&w->value.bias);
 
         bias.n_rows = job->m.n_queries; /* the same row for all */
         bias.row_stride = 0;
-        unfold.residual = side_by_side(job, bias);
+        unfold.residual = vtci_heads_as_batch(bias, n_heads);
     }
-    vtci_steps_gemm(&job->steps, &fold);
-    vtci_steps_gemm(&job->steps, &logits);
+    vtci_steps_gemm(job->steps, &fold);
+    vtci_steps_gemm(job->steps, &logits);
     weigh(job, i);
-    vtci_steps_gemm(&job->steps, &mix);
-    vtci_steps_gemm(&job->steps, &unfold);
+    vtci_steps_gemm(job->steps, &mix);
+    vtci_steps_gemm(job->steps, &unfold);
 }
 
 void vtci_qformer_read_once(vtci_qformer_job *job, const vtc_qformer_attention *w,
                             const vtci_rows *q, const vtci_rows *context)
 {
-    for (size_t i = 0; i < job->n; i++) {
-        vtci_rows from = *q, to = *context;
-
-        if (from.data != NULL)
-            from.data += i * from.batch_stride;
-        if (to.data != NULL)
-            to.data += i * to.batch_stride;
-        from.n_batch = to.n_batch = 1;
-        read_image(job, w, i, from, to);
-    }
+    for (size_t i = 0; i < job->n; i++)
+        read_image(job, w, i, vtci_batch_part(*q, i, 1), vtci_batch_part(*context, i, 1));
 }

@@ -118,15 +118,10 @@ static void fill(const vtci_qformer *m, const vtci_packed *packed, const vtc_lin
 static void fill_part(const vtci_qformer *m, const vtci_packed *packed, float *bias, size_t first,
                       const vtc_linear *layer)
 {
-    const float *from;
-
     vtci_packed_fill_part(m->call, packed, first, &layer->weight);
     memset(bias + first, 0, m->d * sizeof(*bias));
-    if (vtc_tensor_is_absent(&layer->bias))
-        return;
-    from = vtci_load_row(layer->bias.data, layer->bias.dtype, m->d, bias + first);
-    if (from != bias + first)
-        memcpy(bias + first, from, m->d * sizeof(*bias));
+    if (!vtc_tensor_is_absent(&layer->bias))
+        vtci_copy_row(bias + first, VTC_F32, layer->bias.data, layer->bias.dtype, m->d, NULL);
 }
 
 static void fill_layer(const vtci_qformer *m, size_t i, const vtci_qformer_layer_object *object)

@@ -95,11 +95,9 @@ vtci_prepared_key vtci_qformer_key(const vtci_qformer *m)
     vtci_prepared_key key = { "qformer", VTCI_FINGERPRINT };
     const vtc_tensor *t;
     const char *name;
-    uint32_t eps;
 
-    memcpy(&eps, &m->params.eps, sizeof(eps));
     key.fingerprint = vtci_mix(key.fingerprint, m->params.n_heads);
-    key.fingerprint = vtci_mix(key.fingerprint, eps);
+    key.fingerprint = vtci_mix_float(key.fingerprint, m->params.eps);
     for (size_t i = 0; (t = tensor_at(m->w, i, &name)) != NULL; i++)
         key.fingerprint = vtci_mix_tensor(key.fingerprint, t);
     return key;

@@ -16,6 +16,7 @@
 #include "resampler.h"
 
 #include "../kernels/kernels.h"
+#include "../linalg/operands.h"
 #include "../linalg/rows.h"
 
 #include <math.h>
@@ -28,7 +29,7 @@ struct job {
     vtci_resampler m;
     vtci_resampler_object object;
     vtc_resampler_images images;
-    vtci_steps steps;
+    vtci_steps *steps;
     vtci_rows x, y;
     size_t n_groups, n_keys; /* n_keys: patches of the largest group      */
     size_t side;             /* the longest side of a grid                */
@@ -195,25 +196,13 @@ static void lay_out(vtci_arena *arena, struct job *job)
 
 /* ---- one group ------------------------------------------------------------------------------- */
 
-/* Rows of image b in front of its padding. */
-static vtci_rows patches_of(const struct job *job, size_t b, size_t n)
-{
-    vtci_rows rows = job->x;
-
-    if (rows.data != NULL)
-        rows.data += b * rows.batch_stride;
-    rows.n_batch = 1;
-    rows.n_rows = n;
-    return rows;
-}
-
 /* v and k of one image, from row `first` of the group's on. */
 static void read_image(struct job *job, size_t b, size_t first)
 {
     const vtci_resampler *m = &job->m;
     const struct grid grid = grid_of(job, b);
     const size_t n = grid.rows * grid.cols;
-    const vtci_rows x = patches_of(job, b, n);
+    const vtci_rows x = vtci_rows_part(vtci_batch_part(job->x, b, 1), 0, n); /* no padding */
     const vtci_rows v = vtci_float_rows(vtci_skip(job->values, first * m->d), n, m->d);
     const bool projects = !vtc_tensor_is_absent(&m->w.kv_proj.weight);
     vtci_norm norm = { .x = projects ? v : x, .y = v, .kind = VTC_NORM_LAYER };
@@ -226,11 +215,11 @@ static void read_image(struct job *job, size_t b, size_t first)
                                                  .y = vtci_skip(job->keys, first * m->d) };
 
     if (projects)
-        vtci_steps_layer(&job->steps, x, &m->w.kv_proj, NULL, v);
+        vtci_steps_layer(job->steps, x, &m->w.kv_proj, NULL, v);
     norm.norm = &m->w.ln_kv;
     norm.eps = m->params.eps;
-    vtci_steps_norm(&job->steps, &norm);
-    if (!job->steps.measure)
+    vtci_steps_norm(job->steps, &norm);
+    if (!job->steps->measure)
         vtci_resampler_add_positions(&positions);
 }
 
@@ -244,13 +233,13 @@ static void attend_directly(struct job *job, size_t n, float *mix)
     const vtci_rows y = vtci_float_rows(mix, m->n_queries, m->d);
     vtci_attention a = { .q = vtci_heads_of_rows(&q, m->n_heads) };
 
-    vtci_steps_linear(&job->steps, vtci_float_rows(job->keys, n, m->d), &m->k.weight, NULL, k);
-    vtci_steps_layer(&job->steps, vtci_float_rows(job->values, n, m->d), &m->v, NULL, v);
+    vtci_steps_linear(job->steps, vtci_float_rows(job->keys, n, m->d), &m->k.weight, NULL, k);
+    vtci_steps_layer(job->steps, vtci_float_rows(job->values, n, m->d), &m->v, NULL, v);
     a.k = vtci_heads_of_rows(&k, m->n_heads);
     a.v = vtci_heads_of_rows(&v, m->n_heads);
     a.y = vtci_heads_of_rows(&y, m->n_heads);
     a.scale = 1.0f / sqrtf((float)m->width);
-    vtci_steps_attention(&job->steps, &a);
+    vtci_steps_attention(job->steps, &a);
 }
 
 /* [n_heads, n_rows, D] dense as heads that are D wide. */
@@ -266,18 +255,13 @@ static vtci_heads wide_heads(float *data, size_t n_heads, size_t n_rows, size_t 
 static void project_gathered(struct job *job, float *mix)
 {
     const vtci_resampler *m = &job->m;
-    vtci_gemm g = { .b = vtci_rows_of(&m->v.weight), .trans_b = true };
+    const vtci_rows y = vtci_float_rows(mix, m->n_queries, m->d);
+    vtci_gemm g = { .b = vtci_rows_split(vtci_rows_of(&m->v.weight), m->width), .trans_b = true };
 
     g.a = vtci_float_rows(job->gathered, m->n_queries, m->d);
     g.a.n_batch = m->n_heads;
-    g.b.n_batch = m->n_heads;
-    g.b.n_rows = m->width;
-    g.b.batch_stride = m->width * g.b.row_stride;
-    g.c = vtci_float_rows(mix, m->n_queries, m->d);
-    g.c.n_batch = m->n_heads;
-    g.c.n_cols = m->width;
-    g.c.batch_stride = m->width * sizeof(float);
-    vtci_steps_gemm(&job->steps, &g);
+    g.c = vtci_heads_as_batch(y, m->n_heads);
+    vtci_steps_gemm(job->steps, &g);
 }
 
 /* All heads read the same k and v, which were never projected. */
@@ -290,9 +274,9 @@ static void attend_cheaply(struct job *job, size_t n, float *mix)
     a.v = wide_heads(job->values, 1, n, m->d);
     a.y = wide_heads(job->gathered, m->n_heads, m->n_queries, m->d);
     a.scale = 1.0f / sqrtf((float)m->width);
-    vtci_steps_attention(&job->steps, &a);
+    vtci_steps_attention(job->steps, &a);
     project_gathered(job, mix);
-    for (size_t r = 0; !job->steps.measure && r < m->n_queries; r++)
+    for (size_t r = 0; !job->steps->measure && r < m->n_queries; r++)
         vtci_kernels_get()->add(mix + r * m->d, mix + r * m->d, job->v_bias, m->d);
 }
 
@@ -315,18 +299,7 @@ static void run_group(struct job *job, size_t g, size_t b, float *mix)
 
 /* ---- the last products ----------------------------------------------------------------------- */
 
-/* Groups first .. first + n - 1 of the tokens. */
-static vtci_rows tokens_of(const struct job *job, size_t first, size_t n)
-{
-    vtci_rows rows = job->y;
-
-    if (rows.data != NULL)
-        rows.data += first * rows.batch_stride;
-    rows.n_batch = n;
-    return rows;
-}
-
-/* The same as one matrix, if all rows have a common stride. */
+/* The rows of all batch items as one matrix, if all rows have a common stride. */
 static bool as_matrix(vtci_rows *rows)
 {
     if (rows->n_batch != 1 && rows->batch_stride != rows->n_rows * rows->row_stride)
@@ -355,16 +328,16 @@ static void store_row(void *job, size_t index, size_t worker)
  */
 static void multiply_last(struct job *job, const vtci_rows *out, size_t first, size_t n)
 {
-    struct storing storing = { tokens_of(job, first, n), job->mix };
+    struct storing storing = { vtci_batch_part(job->y, first, n), job->mix };
     vtci_gemm g = { .a = *out, .b = vtci_rows_of(&job->m.w.proj), .c = storing.to };
 
     if (as_matrix(&g.c)) {
-        vtci_steps_gemm(&job->steps, &g);
+        vtci_steps_gemm(job->steps, &g);
         return;
     }
     g.c = vtci_float_rows(job->mix, out->n_rows, job->m.d);
-    vtci_steps_gemm(&job->steps, &g);
-    if (!job->steps.measure)
+    vtci_steps_gemm(job->steps, &g);
+    if (!job->steps->measure)
         vtci_parallel(job->m.call, out->n_rows, store_row, &storing);
 }
 
@@ -377,38 +350,37 @@ static void finish(struct job *job, size_t first, size_t n)
     vtci_norm norm = { .x = out, .y = out, .kind = VTC_NORM_LAYER, .norm = &m->w.ln_post };
     const vtci_packed *packed = job->object.given ? &job->object.out_proj : NULL;
 
-    vtci_steps_layer(&job->steps, mix, &m->w.out_proj, packed, out);
+    vtci_steps_layer(job->steps, mix, &m->w.out_proj, packed, out);
     norm.eps = m->params.eps;
-    vtci_steps_norm(&job->steps, &norm);
+    vtci_steps_norm(job->steps, &norm);
     multiply_last(job, &out, first, n);
 }
 
 static void load_value_bias(struct job *job)
 {
     const vtc_tensor *bias = &job->m.v.bias;
-    const size_t bytes = job->m.d * sizeof(float);
-    const float *row;
+    const size_t d = job->m.d;
 
-    if (job->steps.measure)
+    if (job->steps->measure)
         return;
-    memset(job->v_bias, 0, bytes);
-    if (vtc_tensor_is_absent(bias))
-        return;
-    row = vtci_load_row(bias->data, bias->dtype, job->m.d, job->v_bias);
-    if (row != job->v_bias)
-        memcpy(job->v_bias, row, bytes);
+    memset(job->v_bias, 0, d * sizeof(float));
+    if (!vtc_tensor_is_absent(bias))
+        vtci_copy_row(job->v_bias, VTC_F32, bias->data, bias->dtype, d, NULL);
 }
 
-static void walk(struct job *job)
+static void walk(void *p, vtci_steps *steps)
 {
+    struct job *job = p;
     const vtci_resampler *m = &job->m;
     size_t b = 0;
 
+    job->steps = steps;
+    lay_out(&steps->arena, job);
     if (job->n_groups == 0 || m->n_queries == 0 || m->d == 0)
         return;
     load_value_bias(job);
     if (!job->object.given)
-        vtci_resampler_compute_queries(m, &job->steps, &job->b, job->queries);
+        vtci_resampler_compute_queries(m, job->steps, &job->b, job->queries);
     for (size_t g = 0; g < job->n_groups; g++) {
         const size_t at = g % job->n_tail;
 
@@ -472,27 +444,17 @@ static vtc_status open_job(const vtci_call *call, const vtc_resampler_params *pa
     return VTC_OK;
 }
 
-static vtci_arena measure(struct job *job)
-{
-    job->steps = vtci_steps_measure(job->m.call);
-    lay_out(&job->steps.arena, job);
-    walk(job);
-    return vtci_steps_used(&job->steps);
-}
-
 vtc_status vtc_resampler_scratch(const vtc_resampler_params *params,
                                  const vtc_resampler_weights *weights, const vtc_prepared *prepared,
                                  const vtc_tensor *x, const vtc_resampler_images *images,
                                  const vtc_tensor *tokens, const vtc_exec *exec, size_t *bytes)
 {
     struct job job;
-    vtci_arena used;
     vtci_call call;
 
     VTCI_TRY(vtci_begin_query(&call, "vtc_resampler_scratch", exec, bytes));
     VTCI_TRY(open_job(&call, params, weights, prepared, x, images, tokens, &job));
-    used = measure(&job);
-    return vtci_end_query(&call, &used, bytes);
+    return vtci_steps_walk(&call, walk, &job, bytes);
 }
 
 vtc_status vtc_resampler(const vtc_resampler_params *params, const vtc_resampler_weights *weights,
@@ -501,17 +463,11 @@ vtc_status vtc_resampler(const vtc_resampler_params *params, const vtc_resampler
                          const vtc_exec *exec)
 {
     struct job job;
-    vtci_arena used;
     vtci_call call;
 
     VTCI_TRY(vtci_begin(&call, "vtc_resampler", exec));
     VTCI_TRY(open_job(&call, params, weights, prepared, x, images, tokens, &job));
-    used = measure(&job);
-    VTCI_TRY(vtci_arena_check(&call, &used));
-    job.steps = vtci_steps_in(&call);
-    lay_out(&job.steps.arena, &job);
-    walk(&job);
-    return VTC_OK;
+    return vtci_steps_walk(&call, walk, &job, NULL);
 }
 
 /* ---- cost ------------------------------------------------------------------------------------ */

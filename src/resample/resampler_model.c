@@ -1,4 +1,5 @@
 /* The resamplers' weights, the query side and the prepared object. */
+#include "../linalg/operands.h"
 #include "../linalg/rows.h"
 #include "../linalg/weight_check.h"
 #include "../linalg/weight_tables.h"
@@ -245,15 +246,10 @@ static void norm_queries(const vtci_resampler *m, vtci_steps *steps, const vtci_
  * one product over all D channels. */
 static void fold_keys(const vtci_resampler *m, vtci_steps *steps, float *projected, float *queries)
 {
-    vtci_gemm g = { .a = vtci_float_rows(projected, m->n_queries, m->d) };
+    const vtci_rows q = vtci_float_rows(projected, m->n_queries, m->d);
+    vtci_gemm g = { .a = vtci_heads_as_batch(q, m->n_heads) };
 
-    g.a.n_batch = m->n_heads;
-    g.a.n_cols = m->width;
-    g.a.batch_stride = m->width * sizeof(float);
-    g.b = vtci_rows_of(&m->k.weight);
-    g.b.n_batch = m->n_heads;
-    g.b.n_rows = m->width;
-    g.b.batch_stride = m->width * g.b.row_stride;
+    g.b = vtci_rows_split(vtci_rows_of(&m->k.weight), m->width);
     g.c = vtci_float_rows(queries, m->n_queries, m->d);
     g.c.n_batch = m->n_heads;
     vtci_steps_gemm(steps, &g);
@@ -284,12 +280,10 @@ static void lay_out_object(vtci_arena *arena, const vtci_resampler *m,
 static vtci_prepared_key key_of(const vtci_resampler *m)
 {
     vtci_prepared_key key = { "resampler", VTCI_FINGERPRINT };
-    uint32_t eps;
 
-    memcpy(&eps, &m->params.eps, sizeof(eps));
     key.fingerprint = vtci_mix(key.fingerprint, (uint64_t)m->params.variant);
     key.fingerprint = vtci_mix(key.fingerprint, m->n_heads);
-    key.fingerprint = vtci_mix(key.fingerprint, eps);
+    key.fingerprint = vtci_mix_float(key.fingerprint, m->params.eps);
     key.fingerprint = vtci_mix_weights(key.fingerprint, &vtc_resampler_table, &m->w);
     return key;
 }
@@ -323,51 +317,51 @@ vtc_status vtc_resampler_prepare_size(const vtc_resampler_params *params,
     return vtci_end_query(&call, &arena, bytes);
 }
 
-/* The query side into `queries`, or what it needs. */
-static vtci_arena make_queries(const vtci_resampler *m, vtci_steps steps, float *queries)
+struct preparation {
+    vtci_resampler m;
+    vtci_resampler_object object;
+};
+
+static void make_queries(void *p, vtci_steps *steps)
 {
+    const struct preparation *preparation = p;
+    const vtci_resampler *m = &preparation->m;
     vtci_resampler_queries b;
 
-    vtci_resampler_lay_out_queries(&steps.arena, m, &b);
-    vtci_resampler_compute_queries(m, &steps, &b, queries);
-    return vtci_steps_used(&steps);
+    vtci_resampler_lay_out_queries(&steps->arena, m, &b);
+    vtci_resampler_compute_queries(m, steps, &b, preparation->object.queries);
 }
 
 vtc_status vtc_resampler_prepare_scratch(const vtc_resampler_params *params,
                                          const vtc_resampler_weights *weights, const vtc_exec *exec,
                                          size_t *bytes)
 {
-    vtci_resampler m;
-    vtci_arena used;
+    struct preparation p = { 0 };
     vtci_call call;
 
     VTCI_TRY(vtci_begin_query(&call, "vtc_resampler_prepare_scratch", exec, bytes));
-    VTCI_TRY(vtci_resampler_open(&call, params, weights, &m));
-    used = make_queries(&m, vtci_steps_measure(&call), NULL);
-    return vtci_end_query(&call, &used, bytes);
+    VTCI_TRY(vtci_resampler_open(&call, params, weights, &p.m));
+    return vtci_steps_walk(&call, make_queries, &p, bytes);
 }
 
 vtc_status vtc_resampler_prepare(const vtc_resampler_params *params,
                                  const vtc_resampler_weights *weights, vtc_prepared *prepared,
                                  const vtc_exec *exec)
 {
-    vtci_resampler_object object;
     vtci_prepared_key key;
-    vtci_resampler m;
-    vtci_arena arena, used;
+    struct preparation p;
+    vtci_arena arena;
     vtci_call call;
 
     VTCI_TRY(vtci_begin(&call, "vtc_resampler_prepare", exec));
     VTCI_TRY(vtci_prepared_create(&call, prepared, &arena));
-    VTCI_TRY(vtci_resampler_open(&call, params, weights, &m));
-    VTCI_TRY(vtci_resampler_check_apart(&m, "prepared", prepared->data, prepared->bytes));
-    lay_out_object(&arena, &m, &object);
+    VTCI_TRY(vtci_resampler_open(&call, params, weights, &p.m));
+    VTCI_TRY(vtci_resampler_check_apart(&p.m, "prepared", prepared->data, prepared->bytes));
+    lay_out_object(&arena, &p.m, &p.object);
     VTCI_TRY(vtci_prepared_check_room(&call, prepared, &arena));
-    used = make_queries(&m, vtci_steps_measure(&call), NULL);
-    VTCI_TRY(vtci_arena_check(&call, &used));
-    make_queries(&m, vtci_steps_in(&call), object.queries);
-    vtci_packed_fill(&call, &object.out_proj, &m.w.out_proj.weight);
-    key = key_of(&m);
+    VTCI_TRY(vtci_steps_walk(&call, make_queries, &p, NULL));
+    vtci_packed_fill(&call, &p.object.out_proj, &p.m.w.out_proj.weight);
+    key = key_of(&p.m);
     vtci_prepared_seal(prepared, &key, &arena);
     return VTC_OK;
 }

@@ -57,7 +57,7 @@ vtc_status vtc_idefics3_projector_scratch(const vtc_shuffle_projector_params *pa
 
     VTCI_TRY(vtci_begin_query(&call, "vtc_idefics3_projector_scratch", exec, bytes));
     VTCI_TRY(open_job(&call, params, weights, x, y, &job));
-    return vtci_chain_query(&call, &job.chain, y, bytes);
+    return vtci_chain_walk(&call, &job.chain, y, bytes);
 }
 
 vtc_status vtc_idefics3_projector(const vtc_shuffle_projector_params *params,
@@ -69,5 +69,5 @@ vtc_status vtc_idefics3_projector(const vtc_shuffle_projector_params *params,
 
     VTCI_TRY(vtci_begin(&call, "vtc_idefics3_projector", exec));
     VTCI_TRY(open_job(&call, params, weights, x, y, &job));
-    return vtci_chain_execute(&call, &job.chain, y);
+    return vtci_chain_walk(&call, &job.chain, y, NULL);
 }

@@ -40,7 +40,7 @@ vtc_status vtc_internvl_projector_scratch(const vtc_shuffle_projector_params *pa
 
     VTCI_TRY(vtci_begin_query(&call, "vtc_internvl_projector_scratch", exec, bytes));
     VTCI_TRY(open_job(&call, params, weights, x, y, &job));
-    return vtci_chain_query(&call, &job.chain, y, bytes);
+    return vtci_chain_walk(&call, &job.chain, y, bytes);
 }
 
 vtc_status vtc_internvl_projector(const vtc_shuffle_projector_params *params,
@@ -52,5 +52,5 @@ vtc_status vtc_internvl_projector(const vtc_shuffle_projector_params *params,
 
     VTCI_TRY(vtci_begin(&call, "vtc_internvl_projector", exec));
     VTCI_TRY(open_job(&call, params, weights, x, y, &job));
-    return vtci_chain_execute(&call, &job.chain, y);
+    return vtci_chain_walk(&call, &job.chain, y, NULL);
 }

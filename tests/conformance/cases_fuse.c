@@ -39,11 +39,9 @@ static vtc_status open_gated(run *r, struct gated *g)
 
 static vtc_status prepare_gated(run *r, const struct gated *g, vtc_prepared *prepared)
 {
-    vtc_tensor memory;
 
     TRY(vtc_gated_xattn_prepare_size(&g->params, &g->weights, &r->exec, &prepared->bytes));
-    memory = run_temporary(r, VTC_U8, 1, &prepared->bytes);
-    prepared->data = memory.data;
+    run_prepared(r, prepared);
     return vtc_gated_xattn_prepare(&g->params, &g->weights, prepared, &r->exec);
 }
 

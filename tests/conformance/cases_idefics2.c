@@ -1,5 +1,5 @@
 /* The Idefics2 connector, from the weights as they are and prepared. */
-#include "compare.h"
+#include "forms.h"
 #include "methods.h"
 
 #include <stdio.h>
@@ -41,12 +41,10 @@ static vtc_status bind(run *r, struct model *m)
 
 static vtc_status prepare(run *r, const struct model *m, vtc_prepared *prepared)
 {
-    vtc_tensor memory;
     size_t bytes;
 
     TRY(vtc_idefics2_prepare_size(&m->params, &m->weights, &r->exec, &prepared->bytes));
-    memory = run_temporary(r, VTC_U8, 1, &prepared->bytes);
-    prepared->data = memory.data;
+    run_prepared(r, prepared);
     TRY(vtc_idefics2_prepare_scratch(&m->params, &m->weights, &r->exec, &bytes));
     run_scratch(r, bytes);
     return vtc_idefics2_prepare(&m->params, &m->weights, prepared, &r->exec);
@@ -68,21 +66,17 @@ static vtc_status call(run *r, const struct model *m, const vtc_prepared *prepar
 static vtc_status idefics2(run *r)
 {
     struct model m = { .params = VTC_IDEFICS2_PARAMS_INIT };
-    const vtc_tensor x = case_tensor(r->c, "in.x"), want = case_tensor(r->c, "out.tokens");
+    const vtc_tensor x = case_tensor(r->c, "in.x");
     vtc_prepared prepared;
     vtc_tensor y, again;
-    difference diff;
 
     TRY(bind(r, &m));
-    const size_t dim[] = { x.dim[0], m.weights.latents.dim[0], m.weights.latents.dim[1] };
-
-    y = x.rank == 3 ? run_output(r, "out.tokens", 3, dim) : run_output(r, "out.tokens", 2, dim + 1);
+    y = run_output_like(r, "out.tokens", &x, m.weights.latents.dim[0], m.weights.latents.dim[1]);
     TRY(call(r, &m, NULL, &y));
     TRY(prepare(r, &m, &prepared));
     again = run_temporary(r, y.dtype, y.rank, y.dim);
     TRY(call(r, &m, &prepared, &again));
-    if (!compare(&again, &want, r->c->atol, &diff))
-        case_fault(r->c, "out.tokens, prepared: %s", diff.reason);
+    run_check_form(r, "out.tokens", "prepared", &again);
     return VTC_OK;
 }
 

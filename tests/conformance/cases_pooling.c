@@ -7,14 +7,6 @@ static size_t n_channels(const vtc_tensor *x)
     return x->rank == 0 ? 0 : x->dim[x->rank - 1];
 }
 
-/* An output of `n` tokens for each image of `x`, of the same rank: [F, n, c] or [n, c]. */
-static vtc_tensor output_like(run *r, const char *name, const vtc_tensor *x, size_t n, size_t c)
-{
-    const size_t dim[] = { x->dim[0], n, c };
-
-    return x->rank == 3 ? run_output(r, name, 3, dim) : run_output(r, name, 2, dim + 1);
-}
-
 /* ---- 2-D pooling ----------------------------------------------------------------------------- */
 
 static vtc_status pool2d(run *r, vtc_pool_mode mode)
@@ -32,7 +24,7 @@ static vtc_status pool2d(run *r, vtc_pool_mode mode)
         case_grid(r->c, "out_grid", &params.out_h, &params.out_w);
 
     TRY(vtc_pool2d_count(&params, &out_h, &out_w, &r->exec));
-    y = output_like(r, "out.y", &x, out_h * out_w, n_channels(&x));
+    y = run_output_like(r, "out.y", &x, out_h * out_w, n_channels(&x));
     TRY(vtc_pool2d_scratch(&params, &x, &y, &r->exec, &bytes));
     run_scratch(r, bytes);
     return vtc_pool2d(&params, &x, &y, &r->exec);
@@ -138,7 +130,7 @@ static vtc_status gemma3(run *r)
     weights.mm_input_projection_weight = run_input(r, "w.mm_input_projection_weight");
 
     TRY(vtc_gemma3_count(&params, &n_tokens, &r->exec));
-    y = output_like(r, "out.y", &x, n_tokens, weights.mm_input_projection_weight.dim[1]);
+    y = run_output_like(r, "out.y", &x, n_tokens, weights.mm_input_projection_weight.dim[1]);
     TRY(vtc_gemma3_project_scratch(&params, &weights, &x, &y, &r->exec, &bytes));
     run_scratch(r, bytes);
     return vtc_gemma3_project(&params, &weights, &x, &y, &r->exec);

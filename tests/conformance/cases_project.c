@@ -7,14 +7,6 @@
 #include <string.h>
 #include <vtc/project.h>
 
-/* [N, D] or [B, N, D]: the rank of the input is that of the output. */
-static vtc_tensor output_like(run *r, const char *name, const vtc_tensor *x, size_t n, size_t d)
-{
-    const size_t dim[] = { x->dim[0], n, d };
-
-    return x->rank == 3 ? run_output(r, name, 3, dim) : run_output(r, name, 2, dim + 1);
-}
-
 static size_t n_tokens(const vtc_tensor *x)
 {
     return x->rank >= 2 ? x->dim[x->rank - 2] : 0;
@@ -41,7 +33,7 @@ static vtc_status run_mlp(run *r, const vtc_mlp_weights *weights, size_t n_out)
 {
     vtc_mlp_params params = VTC_MLP_PARAMS_INIT;
     const vtc_tensor x = run_input(r, "in.x");
-    vtc_tensor y = output_like(r, "out.y", &x, n_tokens(&x), n_out);
+    vtc_tensor y = run_output_like(r, "out.y", &x, n_tokens(&x), n_out);
     size_t bytes;
 
     params.act = case_activation(r->c);
@@ -113,7 +105,7 @@ static vtc_status pooler(run *r)
     params.act = case_activation(r->c);
     TRY(run_weights(r, &vtc_pooler_table, "w.", &weights));
     TRY(vtc_pooler_count(&params, &out_h, &out_w, &r->exec));
-    y = output_like(r, "out.y", &x, out_h * out_w, weights.proj.weight.dim[0]);
+    y = run_output_like(r, "out.y", &x, out_h * out_w, weights.proj.weight.dim[0]);
     TRY(vtc_pooler_scratch(&params, &weights, &x, &y, &r->exec, &bytes));
     run_scratch(r, bytes);
     return vtc_pooler(&params, &weights, &x, &y, &r->exec);
@@ -169,7 +161,7 @@ static vtc_status patch_merger(run *r, const vtc_weight_table *table)
     params.act = case_activation(r->c);
     TRY(run_weights(r, table, "w.", &weights));
     TRY(vtc_patch_merger_count(&params, n_tokens(&x), &n_out, &r->exec));
-    y = output_like(r, "out.y", &x, n_out, weights.fc2.weight.dim[0]);
+    y = run_output_like(r, "out.y", &x, n_out, weights.fc2.weight.dim[0]);
     TRY(merge(r, &params, &weights, &x, &y));
     if (case_has_tensor(r->c, "in.x_raster"))
         TRY(merge_raster(r, params, &weights, &y));
@@ -199,7 +191,7 @@ static vtc_status internvl_mlp1(run *r)
     params.eps = (float)case_double(r->c, "eps");
     params.act = case_activation(r->c);
     TRY(run_weights(r, &vtc_internvl_table, "w.", &weights));
-    y = output_like(r, "out.y", &x, n_tokens(&x), weights.fc2.weight.dim[0]);
+    y = run_output_like(r, "out.y", &x, n_tokens(&x), weights.fc2.weight.dim[0]);
     TRY(vtc_mlp1_scratch(&params, &weights, &x, &y, &r->exec, &bytes));
     run_scratch(r, bytes);
     return vtc_mlp1(&params, &weights, &x, &y, &r->exec);

@@ -13,14 +13,6 @@ static bool has_weight(const run *r, const char *prefix, const char *name)
     return case_has_tensor(r->c, full);
 }
 
-/* An output of `n` tokens for each image of `x`, of the same rank. */
-static vtc_tensor output_like(run *r, const vtc_tensor *x, size_t n, size_t c)
-{
-    const size_t dim[] = { x->dim[0], n, c };
-
-    return x->rank == 3 ? run_output(r, "out.y", 3, dim) : run_output(r, "out.y", 2, dim + 1);
-}
-
 /* ---- LDP ------------------------------------------------------------------------------------- */
 
 static vtc_status ldp(run *r)
@@ -38,7 +30,7 @@ static vtc_status ldp(run *r)
 
     TRY(run_weights(r, &vtc_ldp_table, "w.", &weights));
     TRY(vtc_ldp_count(&params, &out_h, &out_w, &r->exec));
-    y = output_like(r, &x, out_h * out_w, weights.mlp_3.weight.dim[0]);
+    y = run_output_like(r, "out.y", &x, out_h * out_w, weights.mlp_3.weight.dim[0]);
     TRY(vtc_ldp_scratch(&params, &weights, &x, &y, &r->exec, &bytes));
     run_scratch(r, bytes);
     return vtc_ldp(&params, &weights, &x, &y, &r->exec);
@@ -59,7 +51,7 @@ static vtc_status ldpv2(run *r)
 
     TRY(run_weights(r, &vtc_ldpv2_table, "w.", &weights));
     TRY(vtc_ldpv2_count(&params, &out_h, &out_w, &r->exec));
-    y = output_like(r, &x, out_h * out_w, weights.mlp_2.weight.dim[0]);
+    y = run_output_like(r, "out.y", &x, out_h * out_w, weights.mlp_2.weight.dim[0]);
     TRY(vtc_ldpv2_scratch(&params, &weights, &x, &y, &r->exec, &bytes));
     run_scratch(r, bytes);
     return vtc_ldpv2(&params, &weights, &x, &y, &r->exec);
@@ -130,7 +122,7 @@ static vtc_status project(run *r, const c_abstractor_model *m)
         params.prenorm_eps = (float)case_double(r->c, "prenorm_eps");
 
     TRY(vtc_c_abstractor_count(&params, w, &n_tokens, &r->exec));
-    y = output_like(r, &x, n_tokens, m->readout[w->n_readout - 1].weight.dim[0]);
+    y = run_output_like(r, "out.y", &x, n_tokens, m->readout[w->n_readout - 1].weight.dim[0]);
     TRY(vtc_c_abstractor_scratch(&params, w, &x, &y, &r->exec, &bytes));
     run_scratch(r, bytes);
     return vtc_c_abstractor(&params, w, &x, &y, &r->exec);

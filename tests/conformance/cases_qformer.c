@@ -5,6 +5,7 @@
  */
 #include "../support/tensors.h"
 #include "compare.h"
+#include "forms.h"
 #include "methods.h"
 
 #include <math.h>
@@ -80,12 +81,10 @@ static void open_inputs(struct model *m)
 static vtc_status prepare(struct model *m, vtc_prepared *prepared)
 {
     run *r = m->r;
-    vtc_tensor memory;
     size_t bytes;
 
     TRY(vtc_qformer_prepare_size(&m->params, &m->weights, &r->exec, &prepared->bytes));
-    memory = run_temporary(r, VTC_U8, 1, &prepared->bytes);
-    prepared->data = memory.data;
+    run_prepared(r, prepared);
     TRY(vtc_qformer_prepare_scratch(&m->params, &m->weights, &r->exec, &bytes));
     run_scratch(r, bytes);
     return vtc_qformer_prepare(&m->params, &m->weights, prepared, &r->exec);

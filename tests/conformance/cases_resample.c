@@ -49,12 +49,10 @@ static vtc_status open_perceiver(run *r, const vtc_weight_table *table, struct p
 
 static vtc_status prepare_perceiver(run *r, const struct perceiver *p, vtc_prepared *prepared)
 {
-    vtc_tensor memory;
     size_t bytes;
 
     TRY(vtc_perceiver_prepare_size(&p->params, &p->weights, &r->exec, &prepared->bytes));
-    memory = run_temporary(r, VTC_U8, 1, &prepared->bytes);
-    prepared->data = memory.data;
+    run_prepared(r, prepared);
     TRY(vtc_perceiver_prepare_scratch(&p->params, &p->weights, &r->exec, &bytes));
     run_scratch(r, bytes);
     return vtc_perceiver_prepare(&p->params, &p->weights, prepared, &r->exec);

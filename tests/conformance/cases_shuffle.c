@@ -83,9 +83,7 @@ static vtc_tensor output_of(run *r, const vtc_shuffle_projector_params *params, 
 
     if (vtc_shuffle_projector_count(params, &n, &r->exec) != VTC_OK)
         n = 0; /* the message is recorded */
-    if (x->rank == 3)
-        return run_output(r, "out.y", 3, (const size_t[]){ x->dim[0], n, d });
-    return run_output(r, "out.y", 2, (const size_t[]){ n, d });
+    return run_output_like(r, "out.y", x, n, d);
 }
 
 static vtc_status internvl_projector(run *r)

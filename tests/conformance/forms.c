@@ -13,6 +13,11 @@ vtc_status run_model_weights(run *r, const vtc_weight_table *table, const char *
     return run_weights(r, table, name, weights);
 }
 
+void run_prepared(run *r, vtc_prepared *prepared)
+{
+    prepared->data = run_temporary(r, VTC_U8, 1, &prepared->bytes).data;
+}
+
 void run_check_form(run *r, const char *name, const char *form, const vtc_tensor *got)
 {
     char shown[64];

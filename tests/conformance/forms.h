@@ -8,6 +8,9 @@
 vtc_status run_model_weights(run *r, const vtc_weight_table *table, const char *rest,
                              void *weights);
 
+/* Memory of prepared->bytes for an object. */
+void run_prepared(run *r, vtc_prepared *prepared);
+
 /* What another form of the method has computed ("prepared") must pass as the first one does, and
  * have the same bits in all runs. */
 void run_check_form(run *r, const char *name, const char *form, const vtc_tensor *got);

@@ -180,6 +180,13 @@ vtc_tensor run_output(run *r, const char *name, int rank, const size_t *dim)
     return t;
 }
 
+vtc_tensor run_output_like(run *r, const char *name, const vtc_tensor *x, size_t n, size_t c)
+{
+    const size_t dim[] = { x->dim[0], n, c };
+
+    return x->rank == 3 ? run_output(r, name, 3, dim) : run_output(r, name, 2, dim + 1);
+}
+
 void run_show(run *r, const char *name, vtc_tensor view)
 {
     output *o;

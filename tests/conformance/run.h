@@ -62,6 +62,9 @@ vtc_tensor run_temporary(run *r, vtc_dtype dtype, int rank, const size_t *dim);
 /* The same, to be compared with the file's tensor `name`, whose float dtype it takes. */
 vtc_tensor run_output(run *r, const char *name, int rank, const size_t *dim);
 
+/* An output [n, c], or one for each batch item where x has rank 3. */
+vtc_tensor run_output_like(run *r, const char *name, const vtc_tensor *x, size_t n, size_t c);
+
 /* Names a tensor that the library has written to be compared. */
 void run_show(run *r, const char *name, vtc_tensor view);
 void run_show_i32(run *r, const char *name, const int32_t *data, size_t n);

@@ -3,7 +3,7 @@
 #ifndef VTCI_OPERANDS_H
 #define VTCI_OPERANDS_H
 
-#include "../linalg/steps.h"
+#include "steps.h"
 
 /* Rows, columns and batch items first .. first + n - 1. */
 vtci_rows vtci_rows_part(vtci_rows rows, size_t first, size_t n);
