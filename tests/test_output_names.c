@@ -18,11 +18,6 @@ typedef struct gated {
     error_log log;
 } gated;
 
-static vtc_tensor matrix_of(weight_set *set, size_t n_rows, size_t n_cols)
-{
-    return weight_of(set, 2, (const size_t[]){ n_rows, n_cols });
-}
-
 static void open_gated(gated *g)
 {
     const vtc_gated_xattn_params params = VTC_GATED_XATTN_PARAMS_INIT;
