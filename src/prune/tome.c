@@ -8,38 +8,34 @@
  *     partner(a) = argmax over b of u_a . u_b      the r best a merge into their partners
  *
  * The A x B cosines are T^2/4 numbers of which only a maximum and its place per row are needed:
- * they are computed in tiles of rows, one sgemm each, and reduced while the tile is in the
- * second-level cache. Ranking the even tokens and renumbering follow, O(T log T). Three quarters of
- * the time and more are the product's.
+ * they are computed in tiles and forgotten. The odd rows are packed once for all tiles. Equal rows
+ * tie exactly: the bits of the tile kernel's cosines depend on two rows alone; those of an sgemm
+ * do not, so that dot products decide between cosines within its error. Ranking the even tokens
+ * and renumbering follow, O(T log T). Three quarters of the time and more are the product's.
  *
  * The authors leave ties open; here the lower row wins. Their clip of r would let three tokens with
  * a distillation token and no class token merge into the distillation token; here nothing merges.
  */
 #include "tome.h"
 
+#include "../kernels/kernels.h"
 #include "../linalg/gemm.h"
-#include "../linalg/nearest.h"
 #include "../linalg/order.h"
+#include "../linalg/panels.h"
 #include "../linalg/rows.h"
-#include "../linalg/transpose.h"
 #include "../plan/plan.h"
 
 #include <math.h>
 #include <string.h>
 
 enum {
-    BLOCK = 16,              /* tokens of either parity scaled by one task                       */
-    TILE_FLOATS = 256 << 10, /* 1 MiB of cosines: the second-level cache of a core               */
-    TILE_ROWS = 160          /* below, sgemm spends too long packing the odd rows for each tile  */
+    BLOCK = 16,                  /* tokens of either parity scaled by one task */
+    TILE = 3 * VTCI_PANELS_ROWS, /* even tokens of a task at most              */
+    TILE_COLS = VTCI_PANELS_MOST
 };
 
-/*
- * A product of at most 100^3 multiply-adds by a matrix that is not transposed goes through kernels
- * of OpenBLAS that pack little (and may call malloc()). Where the odd rows are so few and short
- * that SMALL_ROWS fit, they are transposed first and tiles are that small: with AVX-512 the whole
- * takes an eighth less time than in one piece, and there is work for several workers.
- */
-enum { SMALL_ROWS = 24, TURNED_FLOATS = 100 * 100 * 100 / SMALL_ROWS };
+/* Far above what rounding does to the cosine of any two rows, far below what matters. */
+static const float SGEMM_ERROR = 1e-5f;
 
 static size_t n_even(const vtci_tome *t)
 {
@@ -77,28 +73,6 @@ vtc_status vtci_tome_open(const vtci_call *call, vtc_tome_params *params,
     return VTC_OK;
 }
 
-/* Whether the product is with odd rows that were transposed, in small tiles. */
-static bool is_turned(const vtci_tome *t)
-{
-    return vtci_mul(n_odd(t), t->metric.n_cols) <= TURNED_FLOATS;
-}
-
-/* Height of a tile of cosines, from the shape alone. */
-static size_t tile_rows(const vtci_tome *t)
-{
-    const size_t enough = is_turned(t) ? SMALL_ROWS : TILE_ROWS;
-    const size_t most = vtci_max(1, vtci_min(enough, TILE_FLOATS / vtci_max(1, n_odd(t))));
-
-    return vtci_ceil_div(n_even(t), vtci_max(1, vtci_ceil_div(n_even(t), most)));
-}
-
-/* Floats of a worker's tile. Later rounds have shorter rows, so their tiles may be higher: the
- * bound is for any number of tokens up to n_in. */
-static size_t tile_floats(const vtci_tome *t)
-{
-    return vtci_min(vtci_mul(n_even(t), n_odd(t)), vtci_max(n_odd(t), TILE_FLOATS));
-}
-
 static size_t n_blocks(const vtci_tome *t)
 {
     return vtci_ceil_div(n_even(t), BLOCK);
@@ -107,11 +81,12 @@ static size_t n_blocks(const vtci_tome *t)
 void vtci_tome_lay_out(vtci_arena *arena, vtci_tome *t)
 {
     const size_t n = t->n_in, d = t->metric.n_cols;
+    const size_t slice = vtci_add(vtci_panels_rows_floats(TILE, d), TILE * TILE_COLS);
+    const vtc_tensor odd = vtc_f32_2d(NULL, n_odd(t), d);
 
     t->even = vtci_take(arena, vtci_mul(n_even(t), d), sizeof(*t->even));
     t->odd = vtci_take(arena, vtci_mul(n_odd(t), d), sizeof(*t->odd));
-    t->turned =
-        vtci_take(arena, vtci_min(vtci_mul(n_odd(t), d), TURNED_FLOATS), sizeof(*t->turned));
+    t->packed = vtci_packed_take(arena, &odd);
     t->best = vtci_take(arena, n_even(t), sizeof(*t->best));
     t->partner = vtci_take(arena, n_even(t), sizeof(*t->partner));
     t->order = vtci_take(arena, n_even(t), sizeof(*t->order));
@@ -120,8 +95,7 @@ void vtci_tome_lay_out(vtci_arena *arena, vtci_tome *t)
     t->moved = vtci_take(arena, n, sizeof(*t->moved));
     t->owner = vtci_take(arena, n, sizeof(*t->owner));
     t->number = vtci_take(arena, n, sizeof(*t->number));
-    t->slices =
-        vtci_take_slices(arena, t->call, vtci_mul(tile_floats(t), sizeof(float)), &t->slice_stride);
+    t->slices = vtci_take_slices(arena, t->call, vtci_mul(slice, sizeof(float)), &t->slice_stride);
 }
 
 void vtci_tome_start(vtci_tome *t)
@@ -159,8 +133,6 @@ static void unit_block(void *job, size_t index, size_t worker)
     for (size_t b = begin; b < odd_end; b++)
         if (!unit_row(t, 2 * b + 1, t->odd + b * d))
             bad = vtci_min(bad, 2 * b + 1);
-    if (is_turned(t) && begin < odd_end)
-        vtci_transpose(t->turned + begin, n_odd(t), t->odd + begin * d, d, odd_end - begin, d);
     t->bad[index] = bad;
 }
 
@@ -183,23 +155,86 @@ vtc_status vtci_tome_check_rows(const vtci_tome *t, size_t first_bad)
 
 /* ---- matching -------------------------------------------------------------------------------- */
 
+/* Whether the product is by the caller's sgemm, or OpenBLAS's where our tiles are slower. */
+static bool uses_sgemm(const vtci_tome *t)
+{
+    return t->call->exec.sgemm != NULL || !vtci_kernels_get()->gemm_is_fast;
+}
+
+/* Even tokens of a task: equal parts, of whole tiles of the kernel. */
+static size_t tile_rows(const vtci_tome *t)
+{
+    enum { MULTIPLE = 8 };
+    const size_t n_tiles = vtci_max(1, vtci_ceil_div(n_even(t), TILE));
+
+    return vtci_ceil_div(vtci_ceil_div(n_even(t), n_tiles), MULTIPLE) * MULTIPLE;
+}
+
+static void update_best(vtci_tome *t, size_t a, float cosine, size_t b)
+{
+    if (!(cosine > t->best[a]))
+        return;
+    t->best[a] = cosine;
+    t->partner[a] = (int32_t)b;
+}
+
+/* Of a row's cosines with odd tokens first .. first + n - 1 the largest, or all that it may be. */
+static void reduce_row(vtci_tome *t, size_t a, const float *cosine, size_t first, size_t n)
+{
+    const vtci_kernels *k = vtci_kernels_get();
+    const size_t d = t->metric.n_cols;
+    const float top = k->max(cosine, n);
+
+    if (!uses_sgemm(t)) {
+        update_best(t, a, top, first + k->first_at_least(cosine, n, top));
+        return;
+    }
+    for (size_t b = 0; b < n; b++) {
+        b += k->first_at_least(cosine + b, n - b, top - SGEMM_ERROR);
+        if (b < n && cosine[b] > -INFINITY)
+            update_best(t, a, k->dot(t->even + a * d, t->odd + (first + b) * d, d), first + b);
+    }
+}
+
+/* rows: those of the tile, packed. */
+static void multiply_tile(const vtci_tome *t, size_t a, size_t m, const float *rows, size_t b,
+                          size_t n, float *cosine)
+{
+    const size_t d = t->metric.n_cols;
+    const vtci_panels odd = { .packed = &t->packed, .k = d };
+
+    if (uses_sgemm(t))
+        vtci_sgemm(t->call, true, m, n, d, t->even + a * d, d, t->odd + b * d, d, cosine,
+                   TILE_COLS);
+    else
+        vtci_panels_multiply(&odd, 0, b, n, rows, m, 0, m, cosine, TILE_COLS, NULL);
+}
+
 static void match_tile(void *job, size_t index, size_t worker)
 {
-    const vtci_tome *t = job;
-    const size_t d = t->metric.n_cols, n = n_odd(t), rows = tile_rows(t);
-    const size_t begin = index * rows, end = vtci_min(begin + rows, n_even(t));
-    const float *even = t->even + begin * d;
-    float *cosine = (float *)(void *)(t->slices + worker * t->slice_stride);
+    vtci_tome *t = job;
+    const size_t d = t->metric.n_cols, a = index * tile_rows(t);
+    const size_t m = vtci_min(tile_rows(t), n_even(t) - a);
+    const vtc_tensor view = vtc_f32_2d(t->even, n_even(t), d);
+    const vtci_rows even = vtci_rows_of(&view);
+    float *rows = (float *)(void *)(t->slices + worker * t->slice_stride);
+    float *cosine = rows + vtci_panels_rows_floats(TILE, d);
 
-    if (is_turned(t))
-        vtci_sgemm(t->call, false, end - begin, n, d, even, d, t->turned, n, cosine, n);
-    else
-        vtci_sgemm(t->call, true, end - begin, n, d, even, d, t->odd, d, cosine, n);
-    for (size_t a = begin; a < end; a++, cosine += n) {
-        if (t->distill_token)
-            cosine[0] = -INFINITY;
-        t->partner[a] =
-            (int32_t)vtci_nearest_row(t->even + a * d, t->odd, cosine, n, d, &t->best[a]);
+    for (size_t i = 0; i < m && !uses_sgemm(t); i += VTCI_PANELS_ROWS)
+        vtci_panels_pack_rows(rows, &even, 0, a, m, i, NULL);
+    for (size_t i = a; i < a + m; i++) {
+        t->best[i] = -INFINITY;
+        t->partner[i] = 0;
+    }
+    for (size_t b = 0; b < n_odd(t); b += TILE_COLS) {
+        const size_t n = vtci_min(TILE_COLS, n_odd(t) - b);
+
+        multiply_tile(t, a, m, rows, b, n, cosine);
+        for (size_t i = 0; i < m; i++) {
+            if (t->distill_token && b == 0)
+                cosine[i * TILE_COLS] = -INFINITY;
+            reduce_row(t, a + i, cosine + i * TILE_COLS, b, n);
+        }
     }
 }
 
@@ -230,6 +265,11 @@ static void rank(vtci_tome *t, size_t n_merge)
 
 void vtci_tome_match(vtci_tome *t, size_t n_merge)
 {
+    const vtc_tensor odd = vtc_f32_2d(t->odd, n_odd(t), t->metric.n_cols);
+
+    t->packed.n = n_odd(t); /* fewer than in the first round */
+    if (!uses_sgemm(t))
+        vtci_packed_fill(t->call, &t->packed, &odd);
     vtci_parallel(t->call, vtci_ceil_div(n_even(t), tile_rows(t)), match_tile, t);
     rank(t, n_merge);
 }

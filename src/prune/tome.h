@@ -9,7 +9,7 @@
 #define VTCI_TOME_H
 
 #include "../../include/vtc/prune.h"
-#include "../base/tensor.h"
+#include "../linalg/packed.h"
 
 typedef struct vtci_tome {
     const vtci_call *call;
@@ -27,7 +27,7 @@ typedef struct vtci_tome {
 
     /* inside a round */
     float *even, *odd;       /* [A, D], [B, D] unit rows                                        */
-    float *turned;           /* [D, B] the odd ones transposed, for small products              */
+    vtci_packed packed;      /* the odd ones again, for the product                             */
     size_t *bad;             /* first token of each block whose metric has no direction, or T   */
     int32_t *number, *moved; /* [N] new number of each token; keep, renumbered               */
     char *slices;
