@@ -249,6 +249,29 @@ static void ties_go_to_the_lower_row(void **state)
     guard_free(q.data);
 }
 
+/* Without text and with nothing in front, each row of probabilities sums to 1: all scores tie. */
+static void probabilities_of_visual_rows_alone_tie(void **state)
+{
+    enum { V = 61, R = 23 };
+    const vtc_ficoco_l_params params = make_params(VTC_FICOCO_PAPER, R);
+    vtc_ficoco_l_inputs in = VTC_FICOCO_L_INPUTS_INIT;
+    uint64_t seed = 9;
+    qk a = make_qk(&seed, VTC_F32, V, false);
+
+    (void)state;
+    in.q = &a.q;
+    in.k = &a.k;
+    in.n_visual = V;
+    vtc_plan plan = plan_l(&params, &in, NULL, 2);
+
+    for (size_t i = 0; i < V; i++)
+        assert_true(plan.score[i] == plan.score[0]);
+    for (size_t j = 0; j < plan.n_out; j++)
+        assert_int_equal(plan.keep[j], R + j);
+    free_plan(&plan);
+    free_qk(&a);
+}
+
 static void extremes_of_r_and_of_the_text(void **state)
 {
     uint64_t seed = 7;
@@ -369,6 +392,7 @@ int main(void)
         cmocka_unit_test(mass_is_conserved_and_constants_stay),
         cmocka_unit_test(official_adds_without_dividing),
         cmocka_unit_test(ties_go_to_the_lower_row),
+        cmocka_unit_test(probabilities_of_visual_rows_alone_tie),
         cmocka_unit_test(extremes_of_r_and_of_the_text),
         cmocka_unit_test(bad_calls_leave_outputs_untouched),
     };

@@ -226,7 +226,8 @@ VTC_API VTC_NODISCARD vtc_status vtc_ficoco_l_scratch(const vtc_ficoco_l_params 
  * Filter: s_i = beta * sum_j S[i][j] - (1 - beta) * mean_k S[i][k], j visual and k text; the r
  * largest are discarded. Correlate: gamma * S[i][j] + (1 - gamma) * sum_k S[i][k] S[k][j] over the
  * kept j. Targets, weights and outputs as in vtc_ficoco_v(); kept rows ascend. Without text the
- * second terms are 0.
+ * second terms are 0; PAPER's scores, sums of whole rows of probabilities, then all tie unless rows
+ * come before the visual ones.
  *
  * OFFICIAL: the first `protect` rows go last; all visual rows but itself can be targets, and what
  * those get that are discarded is lost; every row takes K targets as in V; x_j becomes x_j + sum
