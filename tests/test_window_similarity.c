@@ -176,6 +176,7 @@ static void bad_input_is_refused_with_nothing_written(void **state)
     refused(&view, 4, 4, 0, 2, out, VTC_ERR_RANGE, "window is 0 x 2");
     refused(&view, 4, 2, 2, 2, out, VTC_ERR_SHAPE, "x has 16 rows, the grid 4 x 2");
     refused(&view, SIZE_MAX, 2, 2, 2, out, VTC_ERR_OVERFLOW, "exceed int32");
+    refused(&view, SIZE_MAX, 0, 2, 2, out, VTC_ERR_OVERFLOW, "exceed int32"); /* rows of no cell */
     refused(&ints, 4, 4, 2, 2, out, VTC_ERR_DTYPE, "x has dtype I32");
     refused(NULL, 4, 4, 2, 2, out, VTC_ERR_NULL, "x is NULL");
     refused(&view, 4, 4, 2, 2, NULL, VTC_ERR_NULL, "similarity is NULL");

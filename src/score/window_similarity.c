@@ -28,7 +28,9 @@ vtc_status vtci_windows_open(const vtci_call *call, size_t grid_h, size_t grid_w
 
     VTCI_REQUIRE(call, win_h != 0 && win_w != 0 && vtci_mul(win_h, win_w) >= 2, VTC_ERR_RANGE,
                  "the window is %zu x %zu, it needs two cells", win_h, win_w);
-    VTCI_REQUIRE(call, n_cells <= INT32_MAX && vtci_mul(win_h, win_w) <= INT32_MAX,
+    VTCI_REQUIRE(call,
+                 n_cells <= INT32_MAX && vtci_max(grid_h, grid_w) <= INT32_MAX &&
+                     vtci_mul(win_h, win_w) <= INT32_MAX,
                  VTC_ERR_OVERFLOW, "%zu x %zu cells or windows of %zu x %zu exceed int32", grid_h,
                  grid_w, win_h, win_w);
     VTCI_REQUIRE(call, ragged_edges || n_cells == 0 || (grid_h % win_h == 0 && grid_w % win_w == 0),
