@@ -298,6 +298,22 @@ static void extremes_of_r_and_of_the_text(void **state)
             }
 }
 
+static void nothing_is_planned_without_memory(void **state)
+{
+    const vtc_tensor none = vtc_f32_2d(NULL, 0, 0);
+    const vtc_ficoco_l_params params = make_params(VTC_FICOCO_FIXED, 0);
+    vtc_ficoco_l_inputs in = VTC_FICOCO_L_INPUTS_INIT;
+    vtc_plan plan = VTC_PLAN_INIT;
+    size_t bytes;
+
+    (void)state;
+    in.s = &none;
+    assert_int_equal(vtc_ficoco_l_scratch(&params, &in, NULL, &bytes), VTC_OK);
+    assert_int_equal(bytes, 0);
+    assert_int_equal(vtc_ficoco_l(&params, &in, &plan, NULL, NULL), VTC_OK);
+    assert_int_equal(plan.n_out, 0);
+}
+
 /* ---- errors ---------------------------------------------------------------------------------- */
 
 typedef struct broken {
@@ -394,6 +410,7 @@ int main(void)
         cmocka_unit_test(ties_go_to_the_lower_row),
         cmocka_unit_test(probabilities_of_visual_rows_alone_tie),
         cmocka_unit_test(extremes_of_r_and_of_the_text),
+        cmocka_unit_test(nothing_is_planned_without_memory),
         cmocka_unit_test(bad_calls_leave_outputs_untouched),
     };
 

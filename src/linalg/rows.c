@@ -122,6 +122,6 @@ void vtci_combine_flush(vtci_combine *c)
 void vtci_combine_end(vtci_combine *c)
 {
     vtci_combine_flush(c);
-    if (!c->started)
+    if (!c->started && c->n != 0) /* y may be NULL when it has no elements */
         memset(c->y, 0, c->n * sizeof(*c->y));
 }
