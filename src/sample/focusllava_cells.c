@@ -291,7 +291,7 @@ double vtci_focus_dot(const float *a, const float *b, size_t n)
     const float fast = vtci_kernels_get()->dot(a, b, n);
     double sum = 0.0;
 
-    if (fabsf(fast) <= FLT_MAX)
+    if (fabsf(fast) <= FLT_MAX && n != 1) /* one product is exact in double, and so are its ties */
         return fast;
     for (size_t i = 0; i < n; i++)
         sum += (double)a[i] * b[i];
