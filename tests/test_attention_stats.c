@@ -318,6 +318,30 @@ static void no_heads_give_zeros(void **state)
     }
 }
 
+/* A list of rows without a column to report: an array of nothing may be NULL. */
+static void no_columns_need_no_arrays(void **state)
+{
+    const size_t dim[3] = { 2, 3, 4 };
+    vtc_attention_stats_params params = VTC_ATTENTION_STATS_PARAMS_INIT;
+    const vtc_attention_stats_out out = VTC_ATTENTION_STATS_OUT_INIT;
+    const int32_t chosen[1] = { 2 };
+    vtc_exec exec = test_exec(2);
+    uint64_t seed = 12;
+    vtc_tensor q = make_random(&seed, VTC_F32, 3, dim, 0);
+    size_t bytes;
+
+    (void)state;
+    params.want = 15;
+    params.chosen = chosen;
+    params.n_chosen = 1;
+    params.n_cols = 0;
+    assert_int_equal(vtc_attention_stats_scratch(&params, &q, &q, &exec, &bytes), VTC_OK);
+    exec_scratch(&exec, bytes);
+    assert_int_equal(vtc_attention_stats(&params, &q, &q, NULL, &out, &exec), VTC_OK);
+    exec_scratch_free(&exec);
+    guard_free(q.data);
+}
+
 /* ---- errors ---------------------------------------------------------------------------------- */
 
 static void refused(const stats_data *data, const vtc_attention_stats_out *out, vtc_status status,
@@ -443,6 +467,7 @@ int main(void)
         cmocka_unit_test(nan_touches_the_rows_that_hold_it),
         cmocka_unit_test(large_logits_stay_finite),
         cmocka_unit_test(no_heads_give_zeros),
+        cmocka_unit_test(no_columns_need_no_arrays),
         cmocka_unit_test(bad_parameters_are_refused),
         cmocka_unit_test(bad_views_and_outputs_are_refused),
     };

@@ -249,6 +249,29 @@ static void ties_go_to_the_lower_row(void **state)
     guard_free(q.data);
 }
 
+/* Without text and with nothing in front, each row of probabilities sums to 1: all scores tie. */
+static void probabilities_of_visual_rows_alone_tie(void **state)
+{
+    enum { V = 61, R = 23 };
+    const vtc_ficoco_l_params params = make_params(VTC_FICOCO_PAPER, R);
+    vtc_ficoco_l_inputs in = VTC_FICOCO_L_INPUTS_INIT;
+    uint64_t seed = 9;
+    qk a = make_qk(&seed, VTC_F32, V, false);
+
+    (void)state;
+    in.q = &a.q;
+    in.k = &a.k;
+    in.n_visual = V;
+    vtc_plan plan = plan_l(&params, &in, NULL, 2);
+
+    for (size_t i = 0; i < V; i++)
+        assert_true(plan.score[i] == plan.score[0]);
+    for (size_t j = 0; j < plan.n_out; j++)
+        assert_int_equal(plan.keep[j], R + j);
+    free_plan(&plan);
+    free_qk(&a);
+}
+
 static void extremes_of_r_and_of_the_text(void **state)
 {
     uint64_t seed = 7;
@@ -273,6 +296,22 @@ static void extremes_of_r_and_of_the_text(void **state)
                 free_plan(&plan);
                 free_qk(&a);
             }
+}
+
+static void nothing_is_planned_without_memory(void **state)
+{
+    const vtc_tensor none = vtc_f32_2d(NULL, 0, 0);
+    const vtc_ficoco_l_params params = make_params(VTC_FICOCO_FIXED, 0);
+    vtc_ficoco_l_inputs in = VTC_FICOCO_L_INPUTS_INIT;
+    vtc_plan plan = VTC_PLAN_INIT;
+    size_t bytes;
+
+    (void)state;
+    in.s = &none;
+    assert_int_equal(vtc_ficoco_l_scratch(&params, &in, NULL, &bytes), VTC_OK);
+    assert_int_equal(bytes, 0);
+    assert_int_equal(vtc_ficoco_l(&params, &in, &plan, NULL, NULL), VTC_OK);
+    assert_int_equal(plan.n_out, 0);
 }
 
 /* ---- errors ---------------------------------------------------------------------------------- */
@@ -369,7 +408,9 @@ int main(void)
         cmocka_unit_test(mass_is_conserved_and_constants_stay),
         cmocka_unit_test(official_adds_without_dividing),
         cmocka_unit_test(ties_go_to_the_lower_row),
+        cmocka_unit_test(probabilities_of_visual_rows_alone_tie),
         cmocka_unit_test(extremes_of_r_and_of_the_text),
+        cmocka_unit_test(nothing_is_planned_without_memory),
         cmocka_unit_test(bad_calls_leave_outputs_untouched),
     };
 

@@ -373,6 +373,59 @@ static void ties_go_to_the_lower_row(void **state)
 
 /* ---- few rows and extremes of r -------------------------------------------------------------- */
 
+/* Small integers, whose products and sums have no rounding: rows with other queries but equal sums
+ * are ties, although 1 / 7 of them is no float. */
+static void sums_that_are_equal_without_rounding_are_ties(void **state)
+{
+    enum { N = 7, T = N + 1, D = 4 };
+    const size_t dim[3] = { 1, T, D };
+    vtc_ficoco_v_params params = make_v_params(VTC_FICOCO_FIXED, N);
+    vtc_ficoco_v_inputs in = VTC_FICOCO_V_INPUTS_INIT;
+    uint64_t seed = 11;
+    int n_ties = 0;
+
+    (void)state;
+    params.lam = 1.0f;
+    params.coef = 1.0f;
+    for (int round = 0; round < 60; round++) {
+        vtc_tensor q = make_tensor(VTC_F32, 3, dim, 0), k = make_tensor(VTC_F32, 3, dim, 0);
+        const float *x = q.data, *y = k.data;
+        int32_t sum[N] = { 0 };
+        vtc_plan_count count;
+
+        for (size_t i = 0; i < T * D; i++) {
+            ((float *)q.data)[i] = (float)rng_below(&seed, 5) - 2.0f;
+            ((float *)k.data)[i] = (float)rng_below(&seed, 5) - 2.0f;
+        }
+        for (size_t e = 0; e < N * N * D; e++)
+            sum[e / D / N] +=
+                (int32_t)(x[D + e / D / N * D + e % D] * y[D + e / D % N * D + e % D]);
+        in.q = &q;
+        in.k = &k;
+        in.scale = 1.0f;
+        in.grid_h = 1;
+        in.grid_w = N;
+        assert_int_equal(vtc_ficoco_v_count(&params, N, in.cls, &count, NULL), VTC_OK);
+        trace_room trace = make_trace(&count, N, N);
+        vtc_plan plan = plan_v(&params, &in, &trace.t, 1);
+
+        for (size_t a = 1; a < N; a++) {
+            const int32_t before = trace.t.discard[a - 1] - 1, here = trace.t.discard[a] - 1;
+
+            assert_true(sum[before] >= sum[here]);
+            if (sum[before] == sum[here]) {
+                assert_true(before < here);
+                n_ties++;
+            }
+        }
+        free_plan(&plan);
+        free_trace(&trace);
+        guard_free(q.data);
+        guard_free(k.data);
+    }
+    assert_true(n_ties > 10);
+}
+
 static void nothing_to_discard_is_the_identity_with_scores(void **state)
 {
     uint64_t seed = 8;
@@ -442,6 +495,7 @@ int main(void)
         cmocka_unit_test(mass_is_conserved_and_constants_stay),
         cmocka_unit_test(permuted_patches_make_the_same_choice),
         cmocka_unit_test(ties_go_to_the_lower_row),
+        cmocka_unit_test(sums_that_are_equal_without_rounding_are_ties),
         cmocka_unit_test(nothing_to_discard_is_the_identity_with_scores),
         cmocka_unit_test(discarding_all_recycles_nothing),
     };

@@ -282,6 +282,25 @@ static void any_executor_gives_the_same_scores(void **state)
     guard_free(text.data);
 }
 
+/* Cosines are 1 and -1: there are two scores, and none between them. */
+static void rows_of_one_channel_tie_by_their_sign(void **state)
+{
+    enum { V = 90, M = 31 };
+    const size_t v_dim[2] = { V, 1 }, m_dim[2] = { M, 1 };
+    uint64_t seed = 23;
+    vtc_tensor visual = make_random(&seed, VTC_F32, 2, v_dim, 0);
+    vtc_tensor text = make_random(&seed, VTC_F32, 2, m_dim, 0);
+    const float *x = visual.data;
+    float score[V];
+
+    (void)state;
+    run_hidden(&visual, &text, score, 0);
+    for (size_t v = 1; v < V; v++)
+        assert_true(score[v] == (signbit(x[v]) == signbit(x[0]) ? score[0] : -score[0]));
+    guard_free(visual.data);
+    guard_free(text.data);
+}
+
 static void rows_that_are_not_finite_are_refused(void **state)
 {
     const size_t dim[2] = { 3, 4 };
@@ -322,6 +341,7 @@ int main(void)
         cmocka_unit_test(bad_arguments_are_refused),
         cmocka_unit_test(hidden_scores_equal_the_definition),
         cmocka_unit_test(any_executor_gives_the_same_scores),
+        cmocka_unit_test(rows_of_one_channel_tie_by_their_sign),
         cmocka_unit_test(rows_that_are_not_finite_are_refused),
     };
 

@@ -390,7 +390,8 @@ static void refused(cascade *c, vtc_status status, const char *part)
     vtc_exec exec = test_exec(0);
     error_log log;
 
-    c->params.prune_layers = c->layers;
+    if (c->params.prune_layers == NULL)
+        c->params.prune_layers = c->layers;
     for (size_t i = 0; i < 2; i++) {
         if (c->steps[i] == NULL)
             c->steps[i] = &c->step[i];
@@ -442,6 +443,10 @@ static void bad_input_is_refused_with_nothing_written(void **state)
     c = broken();
     c.plans[1] = &c.step[1];
     refused(&c, VTC_ERR_OVERLAP, "plans[1] is steps[1]");
+    c = broken();
+    memcpy(c.plan[1].mass, c.layers, 2 * sizeof(*c.layers));
+    c.params.prune_layers = (const int32_t *)(const void *)c.plan[1].mass;
+    refused(&c, VTC_ERR_OVERLAP, "prune_layers overlaps mass");
 }
 
 int main(void)

@@ -2,6 +2,7 @@
 #include "support/tensors.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -158,6 +159,28 @@ static void assert_query(const vtc_mustdrop_keys_params *params, const vtc_tenso
     free(mean);
 }
 
+/* The message tells the bytes of the whole function, not of what is called inside. */
+static void assert_short_scratch(const vtc_mustdrop_keys_params *params, const vtc_tensor *q,
+                                 const vtc_tensor *k, const vtc_tensor *k_cls)
+{
+    vtc_exec exec = test_exec(0);
+    size_t bytes;
+    char needs[80];
+    error_log log;
+    float score[64];
+    int32_t keys[64];
+
+    assert_int_equal(vtc_mustdrop_keys_of_query_scratch(params, q, k, k_cls, &exec, &bytes),
+                     VTC_OK);
+    snprintf(needs, sizeof(needs), "vtc_mustdrop_keys_of_query: needs %zu bytes", bytes);
+    exec_scratch(&exec, bytes);
+    exec.scratch_size--;
+    record_errors(&exec, &log);
+    assert_failed(&log, vtc_mustdrop_keys_of_query(params, q, k, k_cls, keys, score, &exec),
+                  VTC_ERR_SCRATCH, needs);
+    exec_scratch_free(&exec);
+}
+
 static void queries_and_keys_give_the_same(void **state)
 {
     uint64_t seed = 2;
@@ -188,6 +211,7 @@ static void queries_and_keys_give_the_same(void **state)
         assert_int_equal(vtc_mustdrop_keys_of_query(&params, &q, &k, k_cls, keys, score, &exec),
                          VTC_OK);
         assert_query(&params, &q, &k, k_cls, score);
+        assert_short_scratch(&params, &q, &k, k_cls);
         assert_int_equal(vtc_mustdrop_key_count(&params, k_dim[1] - params.prefix, &n_keys, NULL),
                          VTC_OK);
         for (size_t j = 0; j < k_dim[1] - params.prefix; j++)

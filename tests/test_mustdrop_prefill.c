@@ -5,6 +5,7 @@
 #include "reference/plan_reference.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -266,6 +267,34 @@ static void refused(layer *l, bool with_lse, vtc_status status, const char *part
     free_layer(l);
 }
 
+/* Of the whole function, not of what is called inside. */
+static void short_scratch_is_refused_with_the_bytes_of_the_query(void **state)
+{
+    uint64_t seed = 6;
+    layer l = make_layer(&seed, VTC_F32, 0);
+    vtc_plan plan = empty_plan(300, 300, 0);
+    vtc_exec exec = test_exec(1);
+    char needs[80];
+    error_log log;
+    size_t bytes;
+
+    (void)state;
+    assert_int_equal(vtc_mustdrop_prefill_scratch(&l.params, &l.q, &l.k, NULL, l.n_vision, &exec,
+                                                  &bytes),
+                     VTC_OK);
+    snprintf(needs, sizeof(needs), "vtc_mustdrop_prefill: needs %zu bytes", bytes);
+    exec_scratch(&exec, bytes);
+    exec.scratch_size--;
+    record_errors(&exec, &log);
+    assert_failed(&log,
+                  vtc_mustdrop_prefill(&l.params, &l.q, &l.k, NULL, l.n_vision, l.keys, l.n_keys,
+                                       NULL, &plan, NULL, &exec),
+                  VTC_ERR_SCRATCH, needs);
+    exec_scratch_free(&exec);
+    free_plan(&plan);
+    free_layer(&l);
+}
+
 static layer broken(void)
 {
     uint64_t seed = 5;
@@ -296,7 +325,10 @@ static void bad_input_is_refused_with_nothing_written(void **state)
     refused(&l, false, VTC_ERR_SHAPE, "of text, k has");
     l = broken();
     l.params.scale = -1.0f;
-    refused(&l, false, VTC_ERR_RANGE, "scale is -1");
+    refused(&l, false, VTC_ERR_RANGE, "vtc_mustdrop_prefill: scale is -1");
+    l = broken();
+    l.q.dim[2] -= 1;
+    refused(&l, false, VTC_ERR_SHAPE, "vtc_mustdrop_prefill: q_text is");
     l = broken();
     l.lse.dim[1] -= 1;
     refused(&l, true, VTC_ERR_SHAPE, "lse is");
@@ -316,6 +348,7 @@ int main(void)
         cmocka_unit_test(any_executor_gives_the_same_bits),
         cmocka_unit_test(other_rows_stay),
         cmocka_unit_test(a_given_attention_leads_to_the_same),
+        cmocka_unit_test(short_scratch_is_refused_with_the_bytes_of_the_query),
         cmocka_unit_test(bad_input_is_refused_with_nothing_written),
     };
 

@@ -109,6 +109,21 @@ static void a_row_of_one_subnormal_has_a_direction(void **state)
     assert_true(y[0] == 0.0f && y[1] == -1.0f && y[2] == 0.0f);
 }
 
+static void rows_of_one_channel_are_a_sign(void **state)
+{
+    uint64_t seed = 9;
+    float x, y, unit;
+
+    (void)state;
+    for (int round = 0; round < 1000; round++) {
+        x = ldexpf(rng_f32(&seed), (int)rng_below(&seed, 240) - 120);
+        y = rng_f32(&seed);
+        assert_true(vtci_unit_row(&unit, &x, 1));
+        assert_true(unit == copysignf(1.0f, x));
+        assert_true(vtci_cosine(&x, &y, 1) == copysignf(1.0f, x) * copysignf(1.0f, y));
+    }
+}
+
 static void rows_without_direction_are_refused_and_left_alone(void **state)
 {
     static const float bad[] = { 0.0f, NAN, INFINITY, -INFINITY };
@@ -243,6 +258,7 @@ int main(void)
         cmocka_unit_test(norms_hold_at_every_size),
         cmocka_unit_test(unit_rows_have_length_one_at_every_size),
         cmocka_unit_test(a_row_of_one_subnormal_has_a_direction),
+        cmocka_unit_test(rows_of_one_channel_are_a_sign),
         cmocka_unit_test(rows_without_direction_are_refused_and_left_alone),
         cmocka_unit_test(a_length_beyond_f32_is_infinite_and_has_no_direction),
         cmocka_unit_test(cosines_match_double),

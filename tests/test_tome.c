@@ -500,6 +500,10 @@ static void arguments_are_checked_before_anything_is_written(void **state)
     b.trace.partner = b.merged;
     refused(&b, VTC_ERR_OVERLAP, "trace");
     set_up(&b);
+    b.trace.partner = (int32_t *)(void *)(b.mass + 8);
+    refused(&b, VTC_ERR_OVERLAP, "trace overlaps mass");
+    assert_true(b.mass[8] == 1.0f);
+    set_up(&b);
     b.params.struct_size = 0;
     refused(&b, VTC_ERR_RANGE, "struct_size");
     set_up(&b);

@@ -135,6 +135,29 @@ static void zero_tokens_are_like_none_and_lengths_do_not_matter(void **state)
     assert_special(x, (3.0 + 3.0 * 0.5) / 6.0);
 }
 
+/* Of four signs 4, 3 or 2 agree: windows of the same kind tie. */
+static void windows_of_one_channel_have_three_values(void **state)
+{
+    static const vtc_dtype dtypes[] = { VTC_F32, VTC_F16, VTC_BF16 };
+    static const mustdrop_grid grid = { 20, 20, 2, 2 };
+    uint64_t seed = 21;
+
+    (void)state;
+    for (int i = 0; i < 3; i++) {
+        vtc_tensor x = random_images(&seed, dtypes[i], 1, 400, 1, 0);
+        float *got = similarity(&x, &grid, 0, 1);
+        int n_seen[3] = { 0 };
+
+        for (size_t w = 0; w < 100; w++) {
+            assert_true(got[w] == 1.0f || got[w] == 0.0f || got[w] == -1.0f / 3.0f);
+            n_seen[got[w] == 1.0f ? 0 : got[w] == 0.0f ? 1 : 2]++;
+        }
+        assert_true(n_seen[0] > 0 && n_seen[1] > 0 && n_seen[2] > 0);
+        guard_free(got);
+        guard_free(x.data);
+    }
+}
+
 static void what_is_not_finite_makes_its_window_nan(void **state)
 {
     const float bad[2] = { NAN, INFINITY };
@@ -176,6 +199,7 @@ static void bad_input_is_refused_with_nothing_written(void **state)
     refused(&view, 4, 4, 0, 2, out, VTC_ERR_RANGE, "window is 0 x 2");
     refused(&view, 4, 2, 2, 2, out, VTC_ERR_SHAPE, "x has 16 rows, the grid 4 x 2");
     refused(&view, SIZE_MAX, 2, 2, 2, out, VTC_ERR_OVERFLOW, "exceed int32");
+    refused(&view, SIZE_MAX, 0, 2, 2, out, VTC_ERR_OVERFLOW, "exceed int32"); /* rows of no cell */
     refused(&ints, 4, 4, 2, 2, out, VTC_ERR_DTYPE, "x has dtype I32");
     refused(NULL, 4, 4, 2, 2, out, VTC_ERR_NULL, "x is NULL");
     refused(&view, 4, 4, 2, 2, NULL, VTC_ERR_NULL, "similarity is NULL");
@@ -197,6 +221,7 @@ int main(void)
         cmocka_unit_test(the_closed_form_equals_all_pairs),
         cmocka_unit_test(any_executor_gives_the_same_bits),
         cmocka_unit_test(zero_tokens_are_like_none_and_lengths_do_not_matter),
+        cmocka_unit_test(windows_of_one_channel_have_three_values),
         cmocka_unit_test(what_is_not_finite_makes_its_window_nan),
         cmocka_unit_test(bad_input_is_refused_with_nothing_written),
     };

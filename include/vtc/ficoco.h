@@ -159,10 +159,11 @@ VTC_API VTC_NODISCARD vtc_status vtc_ficoco_v_scratch(const vtc_ficoco_v_params 
  * for 64 of those. Scratch: 64 rows of logits, 64 queries, the r x K targets, some numbers per row,
  * and per worker 64 keys widened unless they are F32. Returns VTC_ERR_NULL, DTYPE, SHAPE, RANGE,
  * OVERLAP, SCRATCH, ROOM, OVERFLOW, BUDGET (r > N), UNSUPPORTED (OFFICIAL without [CLS], s with
- * CLS_APART), or DATA for scores or correlations that are NaN or infinite and for masses that are
- * not positive and finite. Checked against: OFFICIAL, the authors' code, run (PyTorch 1.13); FIXED
- * and PAPER, our NumPy oracle, written from the paper. Source: Han et al., "Filter, Correlate,
- * Compress: Training-Free Token Reduction for MLLM Acceleration", arXiv 2411.17686v4, and its code.
+ * CLS_APART), or DATA for scores that are NaN, for correlations that are NaN or leave no finite
+ * share, and for masses that are not positive and finite. Checked against: OFFICIAL, the authors'
+ * code, run (PyTorch 1.13); FIXED and PAPER, our NumPy oracle, written from the paper. Source: Han
+ * et al., "Filter, Correlate, Compress: Training-Free Token Reduction for MLLM Acceleration", arXiv
+ * 2411.17686v4, and its code.
  */
 VTC_API VTC_NODISCARD vtc_status vtc_ficoco_v(const vtc_ficoco_v_params *params,
                                               const vtc_ficoco_v_inputs *inputs, vtc_plan *plan,
@@ -226,7 +227,8 @@ VTC_API VTC_NODISCARD vtc_status vtc_ficoco_l_scratch(const vtc_ficoco_l_params 
  * Filter: s_i = beta * sum_j S[i][j] - (1 - beta) * mean_k S[i][k], j visual and k text; the r
  * largest are discarded. Correlate: gamma * S[i][j] + (1 - gamma) * sum_k S[i][k] S[k][j] over the
  * kept j. Targets, weights and outputs as in vtc_ficoco_v(); kept rows ascend. Without text the
- * second terms are 0.
+ * second terms are 0; PAPER's scores, sums of whole rows of probabilities, then all tie unless rows
+ * come before the visual ones.
  *
  * OFFICIAL: the first `protect` rows go last; all visual rows but itself can be targets, and what
  * those get that are discarded is lost; every row takes K targets as in V; x_j becomes x_j + sum

@@ -61,6 +61,10 @@ bool vtci_unit_row(float *y, const float *x, size_t n)
 
     if (!(norm > 0.0f && norm <= 0x1.fffffep127f))
         return false;
+    if (n == 1) { /* 1 or -1, which a product with the reciprocal need not be */
+        y[0] = x[0] / norm;
+        return true;
+    }
     /* the reciprocal of a length below 2^-126 would overflow: scale such a row up first */
     if (norm < 0x1p-100f) {
         vtci_kernels_get()->scale(y, x, 0x1p100f, n);
@@ -72,6 +76,8 @@ bool vtci_unit_row(float *y, const float *x, size_t n)
 
 float vtci_cosine(const float *x, const float *y, size_t n)
 {
+    if (n == 1) /* 1 or -1 without rounding */
+        return x[0] / vtci_row_norm(x, 1) * (y[0] / vtci_row_norm(y, 1));
     return vtci_kernels_get()->dot(x, y, n) / vtci_row_norm(x, n) / vtci_row_norm(y, n);
 }
 
@@ -124,6 +130,6 @@ void vtci_combine_flush(vtci_combine *c)
 void vtci_combine_end(vtci_combine *c)
 {
     vtci_combine_flush(c);
-    if (!c->started)
+    if (!c->started && c->n != 0) /* y may be NULL when it has no elements */
         memset(c->y, 0, c->n * sizeof(*c->y));
 }

@@ -10,6 +10,7 @@
 #include "../kernels/kernels.h"
 #include "../linalg/rows.h"
 
+#include <math.h>
 #include <string.h>
 
 enum {
@@ -55,6 +56,14 @@ struct row_sums {
     float *y;
 };
 
+/* Probabilities of all keys sum to 1: without rounding, so that no order comes of it. */
+static float sum_candidates(const vtci_ficoco *f, const float *row)
+{
+    const float sum = vtci_kernels_get()->dot(row + f->k_first, f->ones, f->n);
+
+    return f->form == VTCI_FICOCO_PROBS && f->n == f->n_keys && isfinite(sum) ? 1.0f : sum;
+}
+
 static void sum_rows(void *job, size_t index, size_t worker)
 {
     const struct row_sums *s = job;
@@ -65,7 +74,7 @@ static void sum_rows(void *job, size_t index, size_t worker)
 
     load_rows(f, NULL, f->q_first + begin, n, row, worker);
     for (size_t a = 0; a < n; a++) {
-        s->y[begin + a] = s->weight * k->dot(row[a] + f->k_first, f->ones, f->n);
+        s->y[begin + a] = s->weight * sum_candidates(f, row[a]);
         if (f->n_text != 0)
             s->y[begin + a] += s->text_weight * k->dot(row[a] + f->text, f->ones, f->n_text);
     }
@@ -80,22 +89,27 @@ static void expand(const vtci_logits *l, float *y)
         memmove(y + h * d, y + h / n_shared * d, d * sizeof(*y));
 }
 
-/* The one vector whose products with the queries are the sums. */
+/* The one vector whose products with the queries are the sums. A lone weight comes behind them:
+ * queries whose sums are equal without rounding then stay equal. */
 static void sum_logits(vtci_ficoco *f, float weight, float text_weight, float *y, float *cls)
 {
     const size_t width = f->l.n_groups * f->l.width;
-    const float c = logit_factor(f), weights[2] = { c * weight, c * text_weight };
+    const bool lone = f->n_text == 0;
+    const float c = logit_factor(f);
+    const float weights[2] = { lone ? c : c * weight, c * text_weight };
     const float *totals[2] = { f->key_total, f->key_total + width };
 
     if (cls != NULL)
         vtci_logits_fold(&f->l, 0, c, f->x_cls);
     vtci_key_sum(&f->l, f->k_first, f->n, cls == NULL ? NULL : f->x_cls, cls, f->key_partial,
                  f->key_total);
-    if (f->n_text != 0)
+    if (!lone)
         vtci_key_sum(&f->l, f->text, f->n_text, NULL, NULL, f->key_partial, f->key_total + width);
-    vtci_kernels_get()->combine(f->row_term, totals, weights, f->n_text == 0 ? 1 : 2, width, 0);
+    vtci_kernels_get()->combine(f->row_term, totals, weights, lone ? 1 : 2, width, 0);
     expand(&f->l, f->row_term);
     vtci_logits_of_queries(&f->l, f->row_term, 1, f->q_first, f->n, y, f->n);
+    if (lone)
+        vtci_kernels_get()->scale(y, y, weight, f->n);
 }
 
 void vtci_ficoco_row_sums(vtci_ficoco *f, float weight, float text_weight, float *y, float *cls)

@@ -150,9 +150,11 @@ void vtci_ficoco_rank(vtci_ficoco *f)
     int32_t *place = f->place + f->head;
     size_t n_placed = f->head;
 
-    vtci_top_k(f->order, f->score, f->n, f->r);
     if (f->head != 0)
         f->place[0] = 0;
+    if (f->n == 0)
+        return;
+    vtci_top_k(f->order, f->score, f->n, f->r);
     memset(place, 0, f->n * sizeof(*place));
     for (size_t rank = 0; rank < f->r; rank++)
         place[f->order[rank]] = -1 - (int32_t)rank;

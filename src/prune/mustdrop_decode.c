@@ -152,15 +152,18 @@ static vtc_status check_arrays(const struct decode *d, vtc_plan *const *plans,
 
     VTCI_REQUIRE(d->call, plan_of_layer != NULL || n == 0, VTC_ERR_NULL, "plan_of_layer is NULL");
     VTCI_TRY(vtci_check_all_apart(d->call, out, 3, in, 1));
-    for (size_t i = 0; i < d->p.n_prune; i++)
-        for (size_t a = 0; a < 3; a++) {
-            const vtci_plan_sizes m = sizes_of(d, i);
+    for (size_t i = 0; i < d->p.n_prune; i++) {
+        const vtci_plan_sizes m = sizes_of(d, i);
 
+        VTCI_TRY(vtci_plan_check_apart(d->call, plans[i], m.n_in, m.n_out, 0, in[0].name,
+                                       in[0].data, in[0].bytes));
+        for (size_t a = 0; a < 3; a++) {
             VTCI_TRY(vtci_plan_check_apart(d->call, plans[i], m.n_in, m.n_out, 0, out[a].name,
                                            out[a].data, out[a].bytes));
             VTCI_TRY(vtci_plan_check_output(d->call, d->steps[i], out[a].name, out[a].data,
                                             out[a].bytes));
         }
+    }
     return VTC_OK;
 }
 

@@ -237,11 +237,13 @@ vtc_status vtc_mustdrop_keys_of_query(const vtc_mustdrop_keys_params *params,
     VTCI_TRY(open_query(&call, params, q_cls, k_view, &k, &attention));
     VTCI_TRY(check_outputs(&k, keys, score, view, name, 3));
     vtci_arena arena = vtci_arena_open(&call);
+    vtc_exec rest = call.exec;
+
+    VTCI_TRY(
+        vtc_cls_attention_scratch(&attention, q_cls, k_view, k_cls, &rest, &rest.scratch_size));
     lay_out(&arena, &k);
+    rest.scratch = vtci_take(&arena, rest.scratch_size, 1);
     VTCI_TRY(vtci_arena_check(&call, &arena));
-
-    vtc_exec rest = vtci_exec_behind(&call, &arena);
-
     VTCI_TRY(vtc_cls_attention(&attention, q_cls, k_view, k_cls, k.score, &rest));
     VTCI_TRY(check_scores(&k));
     write_keys(&k, keys, score);

@@ -8,6 +8,8 @@
  */
 #include "mustdrop.h"
 
+#include <math.h>
+
 struct prefill {
     const vtci_call *call;
     vtci_mustdrop_filter filter;
@@ -30,6 +32,13 @@ static vtc_status open_prefill(const vtci_call *call, const vtc_mustdrop_prefill
     VTCI_TRY(vtci_mustdrop_filter_open(call, params, n_vision, length, n_keys, &f->filter));
     VTCI_REQUIRE(call, q->dim[0] != 0 && n_text != 0, VTC_ERR_SHAPE,
                  "q_text has %zu heads of %zu rows: no text row votes", q->dim[0], n_text);
+    VTCI_REQUIRE(call, q->dim[2] == k->dim[2], VTC_ERR_SHAPE, "q_text is %zu wide, k is %zu",
+                 q->dim[2], k->dim[2]);
+    VTCI_REQUIRE(call, k->dim[0] != 0 && q->dim[0] % k->dim[0] == 0, VTC_ERR_SHAPE,
+                 "%zu query heads cannot share %zu key heads", q->dim[0], k->dim[0]);
+    VTCI_REQUIRE(call, isfinite(f->filter.p.scale) && f->filter.p.scale >= 0.0f, VTC_ERR_RANGE,
+                 "scale is %g, it must be positive, or 0 for 1 / sqrt(d)",
+                 (double)f->filter.p.scale);
     VTCI_REQUIRE(call, vtci_add(vtci_add(f->filter.p.v_start, n_vision), n_text) <= length,
                  VTC_ERR_SHAPE, "%zu rows, %zu vision tokens and %zu of text, k has %zu",
                  f->filter.p.v_start, n_vision, n_text, length);
@@ -70,11 +79,12 @@ static vtc_status measure(struct prefill *f)
 {
     vtc_attention_stats_out out = VTC_ATTENTION_STATS_OUT_INIT;
     vtci_arena arena = vtci_arena_open(f->call);
+    vtc_exec rest = f->call->exec;
 
+    VTCI_TRY(vtc_attention_stats_scratch(&f->stats, f->q, f->k, &rest, &rest.scratch_size));
     lay_out(&arena, f);
+    rest.scratch = vtci_take(&arena, rest.scratch_size, 1);
     VTCI_TRY(vtci_arena_check(f->call, &arena));
-
-    const vtc_exec rest = vtci_exec_behind(f->call, &arena);
 
     out.col_sum = f->col_sum;
     out.col_max = f->col_max;

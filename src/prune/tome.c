@@ -401,10 +401,10 @@ vtc_status vtc_tome_scratch(const vtc_tome_params *params, const vtc_tensor *met
     return vtci_end_query(&call, &arena, bytes);
 }
 
-/* Reads the caller's trace; its arrays must be apart from the plan, the metric and each other. */
+/* Reads the caller's trace; its arrays must be apart from the plan, the inputs and each other. */
 static vtc_status open_trace(const vtci_call *call, const vtc_tome_trace *from, const vtci_tome *t,
                              size_t r, const vtc_plan *plan, const vtc_tensor *metric,
-                             vtc_tome_trace *trace)
+                             const float *mass, vtc_tome_trace *trace)
 {
     VTCI_TRY(vtci_params_read(call, trace, sizeof(*trace), from));
 
@@ -420,6 +420,9 @@ static vtc_status open_trace(const vtci_call *call, const vtc_tome_trace *from, 
         VTCI_REQUIRE(call,
                      !vtci_ranges_meet(array[i], bytes[i], metric->data, vtci_span_bytes(metric)),
                      VTC_ERR_OVERLAP, "an array of trace overlaps metric");
+        VTCI_REQUIRE(call,
+                     mass == NULL || !vtci_ranges_meet(array[i], bytes[i], mass, n * sizeof(*mass)),
+                     VTC_ERR_OVERLAP, "an array of trace overlaps mass");
         for (int j = 0; j < i; j++)
             VTCI_REQUIRE(call,
                          array[j] == NULL ||
@@ -454,7 +457,7 @@ vtc_status vtc_tome(const vtc_tome_params *params, const vtc_tensor *metric, con
     VTCI_TRY(open_round(&call, params, metric, &t, &r, &arena));
     VTCI_TRY(vtci_arena_check(&call, &arena));
     VTCI_TRY(vtci_tome_check_plan(&t, plan, t.n_in - r, metric, mass));
-    VTCI_TRY(open_trace(&call, trace, &t, r, plan, metric, &out));
+    VTCI_TRY(open_trace(&call, trace, &t, r, plan, metric, mass, &out));
     if (r != 0) {
         vtci_tome_start(&t);
         VTCI_TRY(vtci_tome_check_rows(&t, vtci_tome_unit_rows(&t)));

@@ -17,7 +17,7 @@ double vtci_focus_dot(const float *a, const float *b, size_t n)
     const float fast = vtci_kernels_get()->dot(a, b, n);
     double sum = 0.0;
 
-    if (fabsf(fast) <= FLT_MAX)
+    if (fabsf(fast) <= FLT_MAX && n != 1) /* one product is exact in double, and so are its ties */
         return fast;
     for (size_t i = 0; i < n; i++)
         sum += (double)a[i] * b[i];
@@ -44,8 +44,10 @@ static void measure(const vtci_focus *f, const float *token, size_t place,
     float square;
     const float dot = vtci_kernels_get()->dot_and_square(token, f->mean, n, &square);
 
-    slice->cosine[place] = fabsf(dot) <= FLT_MAX ? dot : vtci_focus_dot(token, f->mean, n);
-    slice->square[place] = square <= FLT_MAX ? square : vtci_focus_dot(token, token, n);
+    const bool ordinary = fabsf(dot) <= FLT_MAX && square <= FLT_MAX && n != 1;
+
+    slice->cosine[place] = ordinary ? dot : vtci_focus_dot(token, f->mean, n);
+    slice->square[place] = ordinary ? square : vtci_focus_dot(token, token, n);
 }
 
 static void measure_positions(const vtci_focus *f, const vtci_box *region, const vtci_box *box,

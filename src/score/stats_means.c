@@ -95,7 +95,7 @@ static void keep_rows(const vtci_stats *s, const vtci_stats_block *block)
     for (size_t i = 0; i < block->n; i++) {
         float *to;
 
-        if (block->slot[i] == SIZE_MAX)
+        if (block->slot[i] == SIZE_MAX || n_cols == 0)
             continue;
         to = s->totals.rows + block->slot[i] * n_cols;
         memcpy(to, s->mean + i * n_cols, block->n_shown * sizeof(*to));

@@ -13,6 +13,8 @@
 #include "../kernels/kernels.h"
 #include "../linalg/rows.h"
 
+#include <math.h>
+
 /* Floats of tokens that one task reads: few against the cost of a task, with work for many. */
 enum { TASK_FLOATS = 32 << 10 };
 
@@ -28,7 +30,9 @@ vtc_status vtci_windows_open(const vtci_call *call, size_t grid_h, size_t grid_w
 
     VTCI_REQUIRE(call, win_h != 0 && win_w != 0 && vtci_mul(win_h, win_w) >= 2, VTC_ERR_RANGE,
                  "the window is %zu x %zu, it needs two cells", win_h, win_w);
-    VTCI_REQUIRE(call, n_cells <= INT32_MAX && vtci_mul(win_h, win_w) <= INT32_MAX,
+    VTCI_REQUIRE(call,
+                 n_cells <= INT32_MAX && vtci_max(grid_h, grid_w) <= INT32_MAX &&
+                     vtci_mul(win_h, win_w) <= INT32_MAX,
                  VTC_ERR_OVERFLOW, "%zu x %zu cells or windows of %zu x %zu exceed int32", grid_h,
                  grid_w, win_h, win_w);
     VTCI_REQUIRE(call, ragged_edges || n_cells == 0 || (grid_h % win_h == 0 && grid_w % win_w == 0),
@@ -77,6 +81,24 @@ static size_t rows_at_once(const vtci_window_similarity *s)
     return vtci_max(1, vtci_min(n, VTCI_COMBINE_BATCH));
 }
 
+/* The similarity of one window of tokens with one channel: unit vectors are 1 and -1, which
+ * products with reciprocals need not be, and windows tie. */
+static float measure_signs(const vtci_window_similarity *s, size_t image, size_t window, float *tmp)
+{
+    const size_t n = s->windows.n_cells;
+    double sum = 0.0, own = 0.0;
+
+    for (size_t i = 0; i < n; i++) {
+        const size_t row = s->first_row + vtci_window_cell(&s->windows, window, i);
+        const float x = *vtci_load_row(vtci_row(&s->x, image, row), s->x.dtype, 1, tmp);
+        const float unit = x / (fabsf(x) < LEAST_NORM ? LEAST_NORM : fabsf(x));
+
+        sum += unit;
+        own += (double)unit * unit;
+    }
+    return (float)((sum * sum - own) / ((double)n * (double)(n - 1)));
+}
+
 /* The similarity of one window; `sum` holds one or two rows. */
 static float measure(const vtci_window_similarity *s, size_t image, size_t window, float *sum)
 {
@@ -84,6 +106,8 @@ static float measure(const vtci_window_similarity *s, size_t image, size_t windo
     double own = 0.0;
     vtci_combine combine;
 
+    if (n_channels == 1)
+        return measure_signs(s, image, window, sum);
     vtci_combine_begin(&combine, sum, n_channels, s->x.dtype, false);
     for (size_t i = 0; i < n; i++) {
         const size_t row = s->first_row + vtci_window_cell(&s->windows, window, i);
