@@ -89,10 +89,15 @@ static void run_dot(bench_set *set)
 
 /* ---- softmax --------------------------------------------------------------------------------- */
 
+/* In place, as logits become weights. */
 static void set_up_softmax(bench_set *set, const void *argument)
 {
+    struct rows *r = set->state = bench_zeros(set, sizeof(*r));
+
     (void)argument;
-    set->state = open_rows(set, 16 * 577, 577, VTC_F32, VTC_F32);
+    r->k = vtci_kernels_get();
+    r->x = r->y = bench_random_2d(set, VTC_F32, 16 * 577, 577);
+    bench_limit_traffic(set, (size_t)2 * 16 * 577 * 577 * sizeof(float));
 }
 
 static void softmax_task(void *job, size_t index, size_t worker)
@@ -203,13 +208,15 @@ static void run_narrow(bench_set *set)
 
 static const vtc_dtype f16 = VTC_F16, bf16 = VTC_BF16;
 
-enum { COLD = true };
+/* What works on rows that a product has just written finds them in a cache, as the same rows are
+ * when PyTorch is timed; conversions are for weights and whole tensors. */
+enum { WARM = false, COLD = true };
 
 const bench_case bench_kernel_cases[] = {
     { "kernels/dot_576x4096", set_up_dot, run_dot, NULL, COLD, 0.0 },
-    { "kernels/softmax_16x577x577", set_up_softmax, run_softmax, NULL, COLD, 0.0 },
-    { "kernels/layer_norm_576x1024", set_up_layer_norm, run_layer_norm, NULL, COLD, 0.0 },
-    { "kernels/gelu_erf_576x4096", set_up_gelu, run_gelu, NULL, COLD, 0.0 },
+    { "kernels/softmax_16x577x577", set_up_softmax, run_softmax, NULL, WARM, 0.0 },
+    { "kernels/layer_norm_576x1024", set_up_layer_norm, run_layer_norm, NULL, WARM, 0.0 },
+    { "kernels/gelu_erf_576x4096", set_up_gelu, run_gelu, NULL, WARM, 0.0 },
     { "kernels/f16_to_f32_576x4096", set_up_widen, run_widen, &f16, COLD, 0.0 },
     { "kernels/f32_to_f16_576x4096", set_up_narrow, run_narrow, &f16, COLD, 0.0 },
     { "kernels/bf16_to_f32_576x4096", set_up_widen, run_widen, &bf16, COLD, 0.0 },

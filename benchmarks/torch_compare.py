@@ -486,8 +486,7 @@ def softmax_published():
 
 def softmax_careful():
     x = torch.rand(16, 577, 577)
-    y = torch.empty_like(x)
-    return lambda: torch.softmax(x, -1, out=y)
+    return lambda: torch.softmax(x, -1, out=x)
 
 
 def qformer_layers():

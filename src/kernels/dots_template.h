@@ -81,7 +81,7 @@ ATTRIBUTES static void KERNEL(dots)(float *y, size_t y_stride, const float *cons
 /* ---- one row with each of many ----------------------------------------------------------------
  */
 
-enum { LINE_FLOATS = VTCI_LINE / sizeof(float), ROWS_AHEAD = 8 };
+enum { LINE_FLOATS = VTCI_LINE / sizeof(float), ROWS_AHEAD = 16 };
 
 /* A vector of four rows, the first n_rows of which are added to `total` [.., n]. */
 INLINE void KERNEL(dot_step)(vec sum[4], const float *x, const float *z, size_t stride, size_t m,
