@@ -116,6 +116,9 @@ double vtci_focus_dot(const float *a, const float *b, size_t n);
 
 double vtci_focus_length(const float *x, size_t n);
 
+/* x y and x x, from one pass over x. */
+void vtci_focus_products(const float *x, const float *y, size_t n, double *dot, double *square);
+
 /* a b / max(|a| |b|, 1e-12) */
 double vtci_focus_cosine(const float *a, double a_length, const float *b, double b_length,
                          size_t n);

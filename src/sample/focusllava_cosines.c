@@ -34,20 +34,22 @@ double vtci_focus_cosine(const float *a, double a_length, const float *b, double
     return vtci_focus_dot(a, b, n) / fmax(a_length * b_length, LEAST_LENGTH);
 }
 
+void vtci_focus_products(const float *x, const float *y, size_t n, double *dot, double *square)
+{
+    float fast_square;
+    const float fast = vtci_kernels_get()->dot_and_square(x, y, n, &fast_square);
+    const bool ordinary = fabsf(fast) <= FLT_MAX && fast_square <= FLT_MAX && n != 1;
+
+    *dot = ordinary ? fast : vtci_focus_dot(x, y, n);
+    *square = ordinary ? fast_square : vtci_focus_dot(x, x, n);
+}
+
 /* ---- with the mean of the map ---------------------------------------------------------------- */
 
-/* The token's product with the mean and with itself, while it is near. */
 static void measure(const vtci_focus *f, const float *token, size_t place,
                     const vtci_focus_slice *slice)
 {
-    const size_t n = f->x.n_cols;
-    float square;
-    const float dot = vtci_kernels_get()->dot_and_square(token, f->mean, n, &square);
-
-    const bool ordinary = fabsf(dot) <= FLT_MAX && square <= FLT_MAX && n != 1;
-
-    slice->cosine[place] = ordinary ? dot : vtci_focus_dot(token, f->mean, n);
-    slice->square[place] = ordinary ? square : vtci_focus_dot(token, token, n);
+    vtci_focus_products(token, f->mean, f->x.n_cols, &slice->cosine[place], &slice->square[place]);
 }
 
 static void measure_positions(const vtci_focus *f, const vtci_box *region, const vtci_box *box,

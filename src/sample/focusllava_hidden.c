@@ -5,7 +5,7 @@
  *     score_v = mean over i of h_i h_v / max(|h_i| |h_v|, 1e-12)
  *
  * Unless lengths are so small that the bound matters, this is u h_v / |h_v| with u the mean of the
- * unit rows of text: V + M rows are read instead of V M pairs multiplied.
+ * unit rows of text: V + M rows are read, once, instead of V M pairs multiplied.
  */
 #include "../../include/vtc/sample.h"
 #include "../linalg/rows.h"
@@ -25,7 +25,7 @@ struct hidden {
     float *score;
     float *direction; /* [D] mean of the unit rows of text */
     double *length;   /* [V + M] those of visual first      */
-    bool pairs;       /* lengths are tiny                   */
+    double *product;  /* [V] of the direction and visual    */
     char *slices;     /* per worker two rows                */
     size_t slice_stride;
 };
@@ -51,6 +51,7 @@ static void lay_out(vtci_arena *arena, struct hidden *h)
 
     h->direction = vtci_take(arena, d, sizeof(*h->direction));
     h->length = vtci_take(arena, vtci_add(h->visual.n_rows, h->text.n_rows), sizeof(*h->length));
+    h->product = vtci_take(arena, h->visual.n_rows, sizeof(*h->product));
     h->slices =
         vtci_take_slices(arena, h->call, vtci_mul(vtci_mul(2, d), sizeof(float)), &h->slice_stride);
 }
@@ -81,16 +82,27 @@ static float *slice_of(const struct hidden *h, size_t worker)
     return (float *)(void *)(h->slices + worker * h->slice_stride);
 }
 
-static void measure_block(void *job, size_t index, size_t worker)
+static void measure_text(void *job, size_t index, size_t worker)
 {
     const struct hidden *h = job;
-    const size_t v = h->visual.n_rows, n = v + h->text.n_rows, begin = index * BLOCK;
-    float *tmp = slice_of(h, worker);
+    const size_t begin = index * BLOCK, end = vtci_min(begin + BLOCK, h->text.n_rows);
 
-    for (size_t i = begin; i < vtci_min(begin + BLOCK, n); i++) {
-        const float *x = i < v ? row_of(&h->visual, i, tmp) : row_of(&h->text, i - v, tmp);
+    for (size_t i = begin; i < end; i++)
+        h->length[h->visual.n_rows + i] =
+            vtci_focus_length(row_of(&h->text, i, slice_of(h, worker)), h->text.n_cols);
+}
 
-        h->length[i] = vtci_focus_length(x, h->visual.n_cols);
+static void measure_visual(void *job, size_t index, size_t worker)
+{
+    const struct hidden *h = job;
+    const size_t begin = index * BLOCK, end = vtci_min(begin + BLOCK, h->visual.n_rows);
+
+    for (size_t v = begin; v < end; v++) {
+        double square;
+
+        vtci_focus_products(row_of(&h->visual, v, slice_of(h, worker)), h->direction,
+                            h->visual.n_cols, &h->product[v], &square);
+        h->length[v] = sqrt(square);
     }
 }
 
@@ -105,22 +117,19 @@ static double smallest(const double *length, size_t n)
     return least;
 }
 
-static vtc_status check_lengths(struct hidden *h)
+static vtc_status check_lengths(const struct hidden *h, const char *name, const double *length,
+                                size_t n)
 {
-    const size_t v = h->visual.n_rows, m = h->text.n_rows;
-
-    for (size_t i = 0; i < v + m; i++)
-        VTCI_REQUIRE(h->call, h->length[i] <= DBL_MAX, VTC_ERR_DATA, "%s row %zu has NaN or Inf",
-                     i < v ? "visual" : "text", i < v ? i : i - v);
-
-    const double least_text = smallest(h->length + v, m);
-
-    h->pairs = least_text < LEAST_TEXT || least_text * smallest(h->length, v) < LEAST_LENGTH;
+    for (size_t i = 0; i < n; i++)
+        VTCI_REQUIRE(h->call, length[i] <= DBL_MAX, VTC_ERR_DATA, "%s row %zu has NaN or Inf", name,
+                     i);
     return VTC_OK;
 }
 
 /* ---- scores ---------------------------------------------------------------------------------- */
 
+/* Rows of text so short that their reciprocals are no weights are left out: then pairs are summed.
+ */
 static void find_direction(struct hidden *h)
 {
     const size_t m = h->text.n_rows;
@@ -129,7 +138,7 @@ static void find_direction(struct hidden *h)
 
     vtci_combine_begin(&mean, h->direction, h->text.n_cols, h->text.dtype, false);
     for (size_t i = 0; i < m; i++)
-        if (length[i] > 0.0)
+        if (length[i] >= LEAST_TEXT)
             vtci_combine_add(&mean, vtci_row(&h->text, 0, i),
                              (float)(1.0 / (length[i] * (double)m)));
     vtci_combine_end(&mean);
@@ -147,22 +156,48 @@ static double sum_pairs(const struct hidden *h, size_t v, const float *x, float 
     return sum;
 }
 
-static void score_block(void *job, size_t index, size_t worker)
+static void score_pairs(void *job, size_t index, size_t worker)
 {
     const struct hidden *h = job;
-    const size_t d = h->visual.n_cols, begin = index * BLOCK;
+    const size_t begin = index * BLOCK, end = vtci_min(begin + BLOCK, h->visual.n_rows);
     float *tmp = slice_of(h, worker);
 
-    for (size_t v = begin; v < vtci_min(begin + BLOCK, h->visual.n_rows); v++) {
+    for (size_t v = begin; v < end; v++) {
         const float *x = row_of(&h->visual, v, tmp);
 
-        if (h->length[v] == 0.0)
-            h->score[v] = 0.0f;
-        else if (h->pairs)
-            h->score[v] = (float)(sum_pairs(h, v, x, tmp + d) / (double)h->text.n_rows);
-        else
-            h->score[v] = (float)(vtci_focus_dot(h->direction, x, d) / h->length[v]);
+        h->score[v] = (float)(sum_pairs(h, v, x, tmp + h->visual.n_cols) / (double)h->text.n_rows);
     }
+}
+
+/* Whether a length is so small that the bound on products of two matters. */
+static bool needs_pairs(const struct hidden *h)
+{
+    const double least_text = smallest(h->length + h->visual.n_rows, h->text.n_rows);
+
+    return least_text < LEAST_TEXT ||
+           least_text * smallest(h->length, h->visual.n_rows) < LEAST_LENGTH;
+}
+
+/* All that can fail; writes nothing but scratch. */
+static vtc_status measure(struct hidden *h)
+{
+    const size_t v = h->visual.n_rows, m = h->text.n_rows;
+
+    vtci_parallel(h->call, vtci_ceil_div(m, BLOCK), measure_text, h);
+    VTCI_TRY(check_lengths(h, "text", h->length + v, m));
+    find_direction(h);
+    vtci_parallel(h->call, vtci_ceil_div(v, BLOCK), measure_visual, h);
+    return check_lengths(h, "visual", h->length, v);
+}
+
+static void write_scores(struct hidden *h)
+{
+    if (needs_pairs(h)) {
+        vtci_parallel(h->call, vtci_ceil_div(h->visual.n_rows, BLOCK), score_pairs, h);
+        return;
+    }
+    for (size_t v = 0; v < h->visual.n_rows; v++)
+        h->score[v] = h->length[v] == 0.0 ? 0.0f : (float)(h->product[v] / h->length[v]);
 }
 
 vtc_status vtc_focusllava_hidden_score(const vtc_tensor *visual, const vtc_tensor *text,
@@ -184,10 +219,7 @@ vtc_status vtc_focusllava_hidden_score(const vtc_tensor *visual, const vtc_tenso
     arena = vtci_arena_open(&call);
     lay_out(&arena, &h);
     VTCI_TRY(vtci_arena_check(&call, &arena));
-    vtci_parallel(&call, vtci_ceil_div(h.visual.n_rows + h.text.n_rows, BLOCK), measure_block, &h);
-    VTCI_TRY(check_lengths(&h));
-    if (!h.pairs)
-        find_direction(&h);
-    vtci_parallel(&call, vtci_ceil_div(h.visual.n_rows, BLOCK), score_block, &h);
+    VTCI_TRY(measure(&h));
+    write_scores(&h);
     return VTC_OK;
 }
