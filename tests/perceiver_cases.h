@@ -81,6 +81,11 @@ static inline void make_model(const perceiver_case *k, uint64_t *seed, model *m)
     m->weights.n_layers = k->n_layers;
 }
 
+static inline void make_seeded_model(const perceiver_case *k, uint64_t seed, model *m)
+{
+    make_model(k, &seed, m);
+}
+
 static inline void free_model(model *m)
 {
     weights_free(&m->set);

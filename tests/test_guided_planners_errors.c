@@ -37,6 +37,11 @@ static void views_that_do_not_fit_are_refused(void **state)
     refused("fastv", NULL, &i.in, 5, VTC_ERR_NULL, "decoder Q and K");
     i.in.keys = NULL;
     refused("visionzip", NULL, &i.in, 5, VTC_ERR_NULL, "keys");
+    i.in.keys = &i.keys;
+    i.cls_query.dim[0] = 0;
+    refused("visionzip", NULL, &i.in, 5, VTC_ERR_SHAPE, "q_cls has no heads");
+    i.keys.dim[0] = i.cls_key.dim[0] = 0;
+    refused("visionzip", NULL, &i.in, 5, VTC_ERR_SHAPE, "no heads");
     free_inputs(&i);
 }
 

@@ -181,6 +181,32 @@ static void assert_short_scratch(const vtc_mustdrop_keys_params *params, const v
     exec_scratch_free(&exec);
 }
 
+/* So do the checks that both share. */
+static void refusals_of_queries_name_the_function_that_was_called(void **state)
+{
+    const size_t q_dim[2] = { 3, 4 }, k_dim[3] = { 2, 5, 4 };
+    uint64_t seed = 5;
+    vtc_tensor q = make_random(&seed, VTC_F32, 2, q_dim, 0);
+    vtc_tensor k = make_random(&seed, VTC_F32, 3, k_dim, 0);
+    vtc_exec exec = test_exec(0);
+    error_log log;
+    int32_t keys[5];
+
+    (void)state;
+    record_errors(&exec, &log);
+    poison(keys, sizeof(keys));
+    assert_failed(&log, vtc_mustdrop_keys_of_query(NULL, &q, &k, NULL, keys, NULL, &exec),
+                  VTC_ERR_SHAPE, "vtc_mustdrop_keys_of_query: 3 query heads cannot share 2");
+    record_errors(&exec, &log);
+    k.dim[0] = 1;
+    k.dim[2] = 3;
+    assert_failed(&log, vtc_mustdrop_keys_of_query(NULL, &q, &k, NULL, keys, NULL, &exec),
+                  VTC_ERR_SHAPE, "vtc_mustdrop_keys_of_query: q_cls is 4 wide, k is 3");
+    assert_true(is_poisoned(keys, sizeof(keys)));
+    guard_free(q.data);
+    guard_free(k.data);
+}
+
 static void queries_and_keys_give_the_same(void **state)
 {
     uint64_t seed = 2;
@@ -276,6 +302,7 @@ int main(void)
         cmocka_unit_test(the_rate_is_rounded_up_in_double_precision),
         cmocka_unit_test(ties_go_to_the_lower_token_and_one_key_or_none_is_fine),
         cmocka_unit_test(queries_and_keys_give_the_same),
+        cmocka_unit_test(refusals_of_queries_name_the_function_that_was_called),
         cmocka_unit_test(bad_input_is_refused_with_nothing_written),
     };
 

@@ -105,7 +105,7 @@ static void a_single_item_needs_no_axis_of_its_own(void **state)
 
     (void)state;
     k.rank = 3;
-    make_model(&k, &(uint64_t){ 504 }, &m);
+    make_seeded_model(&k, 504, &m);
     want = resampled(&k, &m, NULL, 0);
     y = make_tensor(VTC_F32, 3, (const size_t[]){ 2, k.m, k.d }, 1);
     assert_int_equal(vtc_perceiver_scratch(&k.params, &m.weights, NULL, &m.x, &y, &exec, &bytes),
@@ -149,7 +149,7 @@ static void check_executors(const perceiver_case *k, bool prepares)
     vtc_tensor want;
     model m;
 
-    make_model(k, &(uint64_t){ 506 }, &m);
+    make_seeded_model(k, 506, &m);
     if (prepares)
         prepared = prepared_of(k, &m, 0);
     want = resampled(k, &m, prepares ? &prepared : NULL, 0);
@@ -194,7 +194,7 @@ static void strides_do_not_show_in_the_bits(void **state)
         model m;
 
         k.gap = i == 0 ? 0 : 5;
-        make_model(&k, &(uint64_t){ 507 }, &m);
+        make_seeded_model(&k, 507, &m);
         y[i] = resampled(&k, &m, NULL, 2);
         free_model(&m);
     }
@@ -212,7 +212,7 @@ static void a_nan_stays_in_its_item(void **state)
     model m;
 
     (void)state;
-    make_model(&k, &(uint64_t){ 508 }, &m);
+    make_seeded_model(&k, 508, &m);
     clean = resampled(&k, &m, NULL, 0);
     guard_writable(m.x.data);
     ((float *)m.x.data)[(4 * k.v + 3) * k.d] = NAN; /* of item 4 */
@@ -235,7 +235,7 @@ static void order_and_scale_of_tokens_do_not_matter(void **state)
     model m;
 
     (void)state;
-    make_model(&k, &(uint64_t){ 509 }, &m);
+    make_seeded_model(&k, 509, &m);
     want = resampled(&k, &m, NULL, 0);
     x = m.x;
     m.x = make_tensor(VTC_F32, x.rank, x.dim, 0);

@@ -15,7 +15,7 @@ static void open_refusal(refusal *r)
     r->k = make_case(1, 2, 3, 4);
     r->k.frames = 3;
     r->k.items = 2;
-    make_model(&r->k, &(uint64_t){ 510 }, &r->m);
+    make_seeded_model(&r->k, 510, &r->m);
     r->y = make_output(&r->k);
     r->exec = test_exec(0);
     exec_scratch(&r->exec, 1 << 20);
@@ -202,7 +202,7 @@ static void scratch_can_be_asked_for_before_there_is_an_object(void **state)
 
     (void)state;
     k.mixed = true;
-    make_model(&k, &(uint64_t){ 512 }, &m);
+    make_seeded_model(&k, 512, &m);
     prepared = prepared_of(&k, &m, 0);
     assert_int_equal(vtc_perceiver_scratch(&k.params, &m.weights, &none, &m.x, &y, &exec, &before),
                      VTC_OK);

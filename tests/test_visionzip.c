@@ -181,6 +181,40 @@ static void random_images_equal_the_definition(void **state)
 
 /* ---- laws ------------------------------------------------------------------------------------ */
 
+/* Rows times a power of two, down to where squares vanish and up to where they overflow. */
+static void check_lengths(size_t d)
+{
+    const vtc_visionzip_params params = make_params(10, 7, 0);
+    const size_t a_dim[2] = { 2, 90 }, m_dim[2] = { 90, d };
+    uint64_t seed = 63;
+    vtc_tensor attention = make_random(&seed, VTC_F32, 2, a_dim, 0);
+    vtc_tensor metric = make_random(&seed, VTC_F32, 2, m_dim, 0);
+    float *values;
+
+    guard_writable(metric.data);
+    values = metric.data;
+    for (size_t i = 0; i < 90 * d; i++) /* whole mantissas must survive the scaling */
+        values[i] = 1.0f + (float)rng_below(&seed, 64) * (i % 3 == 0 ? -1.0f : 1.0f);
+    vtc_plan plain = zip(&params, &attention, &metric, NULL, NULL, 0);
+
+    for (size_t i = 0; i < 90 * d; i++)
+        values[i] = ldexpf(values[i], (int)(i / d % 5) * 60 - 120);
+    vtc_plan scaled = zip(&params, &attention, &metric, NULL, NULL, 0);
+
+    assert_memory_equal(scaled.fate, plain.fate, 90 * sizeof(int32_t));
+    free_plan(&plain);
+    free_plan(&scaled);
+    guard_free(attention.data);
+    guard_free(metric.data);
+}
+
+static void the_length_of_rows_does_not_matter(void **state)
+{
+    (void)state;
+    check_lengths(1);
+    check_lengths(9);
+}
+
 static void any_executor_gives_the_same_bits(void **state)
 {
     const vtc_visionzip_params params = make_params(53, 10, 1);
@@ -397,6 +431,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(random_images_equal_the_definition),
+        cmocka_unit_test(the_length_of_rows_does_not_matter),
         cmocka_unit_test(any_executor_gives_the_same_bits),
         cmocka_unit_test(mass_is_conserved_and_contextual_rows_sum_to_two),
         cmocka_unit_test(ties_go_to_the_lower_row_and_target),

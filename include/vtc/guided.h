@@ -155,14 +155,14 @@ VTC_API VTC_NODISCARD vtc_status vtc_visionzip_scratch(const vtc_visionzip_param
  * Laws: dominant rows ascend; mass is conserved unless contextual is 0, when the other rows are
  * dropped; constant tokens do not stay constant (contextual ones double); targets depend on places,
  * so permuting tokens does not permute the plan. Ties go to the lower row, and to the lower target.
- * Time O(H n_in + M contextual d) in tiles of rows, parallel. Scratch: the targets' and a tile's
- * unit rows and cosines, and some numbers per row. Returns VTC_ERR_NULL, DTYPE, SHAPE, RANGE, ROOM,
- * OVERLAP, OVERFLOW, SCRATCH, VTC_ERR_BUDGET as vtc_visionzip_count() (the authors' code fails
- * there too), or VTC_ERR_DATA for NaN in the attention, for metric rows of the M that are zero, NaN
- * or infinite, and for masses that are not positive and finite. Checked against: the authors'
- * forward pass, run (PyTorch 1.13). Putting the dominant tokens of LLaVA-NeXT crops back into a
- * grid is not covered. Source: Yang et al., "VisionZip: Longer is Better but Not Necessary in
- * Vision Language Models", CVPR 2025, section 3.
+ * Time O(H n_in + M contextual d) in tiles of rows, parallel. Scratch: the targets, a tile's
+ * rows and products per worker, and some numbers per row. Returns VTC_ERR_NULL, DTYPE, SHAPE,
+ * RANGE, ROOM, OVERLAP, OVERFLOW, SCRATCH, VTC_ERR_BUDGET as vtc_visionzip_count() (the authors'
+ * code fails there too), or VTC_ERR_DATA for NaN in the attention, for metric rows of the M that
+ * are zero, NaN or infinite, and for masses that are not positive and finite. Checked against: the
+ * authors' forward pass, run (PyTorch 1.13). Putting the dominant tokens of LLaVA-NeXT crops back
+ * into a grid is not covered. Source: Yang et al., "VisionZip: Longer is Better but Not Necessary
+ * in Vision Language Models", CVPR 2025, section 3.
  */
 VTC_API VTC_NODISCARD vtc_status vtc_visionzip(const vtc_visionzip_params *params,
                                                const vtc_tensor *cls_attention,

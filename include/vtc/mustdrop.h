@@ -323,7 +323,7 @@ vtc_mustdrop_filter_scratch(const vtc_mustdrop_prefill_params *params, size_t n_
  *
  * Score: that of vtc_mustdrop_score() for vision tokens (the quotient of a threshold that is not
  * positive counts as inf: it drops nothing), +inf for other rows. The comparisons, not the
- * score, decide without n_keep. The defaults drop nothing. Ties go to the lower token. O(n log n).
+ * score, decide without n_keep. The defaults drop nothing. Ties go to the lower token. O(n).
  * Returns VTC_ERR_NULL, SHAPE, RANGE (keys, thresholds that are NaN or, with n_keep, not positive),
  * BUDGET, ROOM, OVERLAP, OVERFLOW, SCRATCH, or VTC_ERR_DATA for statistics that are not finite and
  * for a mass that is not positive and finite.

@@ -69,8 +69,9 @@ VTC_API VTC_NODISCARD vtc_status vtc_tome_scratch(const vtc_tome_params *params,
  * score: the largest cosine of each even row, +inf for rows that cannot merge away (the class
  * token, odd rows, all rows when r is 0). Mass is conserved; permuting tokens does not permute the
  * plan, since even and odd rows play different parts.
- * Ties go to the lower row. Time N^2 D / 4 multiply-adds in tiles; no N x N array: scratch at
- * most 3/2 N D floats, some numbers per row, and per worker one tile of cosines.
+ * Ties go to the lower row. Time N^2 D / 4 multiply-adds in tiles; no N x N array: scratch N D
+ * floats, the odd rows once more in panels of some 50 rows, some numbers per row, and per worker 96
+ * rows and a tile of cosines.
  * Returns VTC_ERR_NULL, DTYPE, SHAPE, RANGE, ROOM, SCRATCH, OVERFLOW, or VTC_ERR_DATA for a metric
  * row that is zero, NaN or infinite and for a mass that is not positive and finite.
  * Checked against: the authors' code, run (PyTorch 1.13).

@@ -144,7 +144,8 @@ vtc_focusllava_vision_scratch(const vtc_focusllava_vision_params *params, const 
  * in F32. In a clipped region two scales may have the same cells, an exact tie.
  * Cost: x is read twice, and once more for each scale with p > 1, and 2 C multiply-adds per pooled
  * token. Parallel over regions. Scratch: C doubles for each row of regions, the scores, and per
- * worker two rows, and the tokens of a region that coarser ones are pooled from.
+ * worker two rows, some numbers per token of a region, and the tokens that coarser ones are pooled
+ * from.
  * Returns VTC_ERR_NULL, DTYPE, SHAPE, RANGE, ROOM, OVERLAP, OVERFLOW, SCRATCH, or VTC_ERR_DATA for
  * NaN and Inf in x, scores that are not finite and masses that are not positive and finite.
  */
@@ -262,9 +263,9 @@ VTC_API VTC_NODISCARD vtc_status vtc_focusllava_text_scratch(
  * plan; kept rows ascend; nothing merges, so the mass of what is dropped is lost. By top_p, scores
  * that sum to less than 0, as cosines may, have no share to reach: a bisection of the running sums
  * decides, as in the reference.
- * Time O(V log V), scratch V numbers. Returns VTC_ERR_NULL, RANGE, ROOM, OVERLAP, OVERFLOW,
- * SCRATCH, VTC_ERR_BUDGET for n_keep above V, VTC_ERR_DATA for NaN or Inf in score and for masses
- * as above.
+ * Time O(V); by top_p O(V log V), with V numbers of scratch. Returns VTC_ERR_NULL, RANGE, ROOM,
+ * OVERLAP, OVERFLOW, SCRATCH, VTC_ERR_BUDGET for n_keep above V, VTC_ERR_DATA for NaN or Inf in
+ * score and for masses as above.
  */
 VTC_API VTC_NODISCARD vtc_status vtc_focusllava_text(const vtc_focusllava_text_params *params,
                                                      const float *score, size_t n_visual,
@@ -287,8 +288,8 @@ VTC_API VTC_NODISCARD vtc_status vtc_focusllava_hidden_score_scratch(const vtc_t
  * Rows that do not lie side by side are gathered first (vtc_plan_gather()). Lengths are bounded as
  * in vtc_focusllava_vision(): zero rows have cosine 0. (V + M) D multiply-adds, by the mean of the
  * unit rows of text; V M D where lengths are so small that the bound 1e-12 matters.
- * Scratch: a block of rows' partial sums, V + M numbers. Parallel over rows. Returns VTC_ERR_NULL,
- * DTYPE, SHAPE, OVERLAP, OVERFLOW, SCRATCH, or VTC_ERR_DATA for NaN and Inf.
+ * Scratch: D floats, 2 V + M doubles, two rows per worker. Parallel over rows. Returns
+ * VTC_ERR_NULL, DTYPE, SHAPE, OVERLAP, OVERFLOW, SCRATCH, or VTC_ERR_DATA for NaN and Inf.
  */
 VTC_API VTC_NODISCARD vtc_status vtc_focusllava_hidden_score(const vtc_tensor *visual,
                                                              const vtc_tensor *text, float *score,

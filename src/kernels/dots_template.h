@@ -83,26 +83,26 @@ ATTRIBUTES static void KERNEL(dots)(float *y, size_t y_stride, const float *cons
 
 enum { LINE_FLOATS = VTCI_LINE / sizeof(float), ROWS_AHEAD = 16 };
 
-/* A vector of four rows, the first n_rows of which are added to `total` [.., n]. */
-INLINE void KERNEL(dot_step)(vec sum[4], const float *x, const float *z, size_t stride, size_t m,
-                             float *total, size_t n, float weight, const int n_rows)
+/* Columns i .. i + m - 1 of four rows, the first n_rows of which are added to `total` [.., n]. */
+INLINE void KERNEL(dot_step)(vec sum[4], const float *x, const float *z, size_t stride, size_t i,
+                             size_t m, float *total, size_t n, float weight, const int n_rows)
 {
-    const vec v = KERNEL(load_next)(x, m, 0.0f);
+    const vec v = KERNEL(load_next)(x + i, m, 0.0f);
     vec row[4];
 
-    UNROLL for (int r = 0; r < 4; r++) row[r] = KERNEL(load_next)(z + (size_t)r * stride, m, 0.0f);
-    UNROLL for (int r = 0; r < 4; r++) sum[r] = fma3(v, row[r], sum[r]);
+    UNROLL for (size_t r = 0; r < 4; r++) row[r] = KERNEL(load_next)(z + r * stride + i, m, 0.0f);
+    UNROLL for (size_t r = 0; r < 4; r++) sum[r] = fma3(v, row[r], sum[r]);
     UNROLL for (int r = 0; r < n_rows; r++)
     {
-        float *to = total + (size_t)r * n;
+        float *to = total + (size_t)r * n + i;
+        const vec before = KERNEL(load_next)(to, m, 0.0f);
 
-        KERNEL(store_next)
-        (to, m, fma3(fill(weight), row[r], KERNEL(load_next)(to, m, 0.0f)));
+        KERNEL(store_next)(to, m, fma3(fill(weight), row[r], before));
     }
 }
 
 /* Memory that is read in four places is not foreseen by the machine: rows are asked for well
- * before. */
+ * before. The address of a prefetch may lie outside the array. */
 INLINE void KERNEL(dot_four)(float *y, const float *x, const float *z, size_t stride, size_t n,
                              float *total, float weight, const int n_rows)
 {
@@ -111,12 +111,18 @@ INLINE void KERNEL(dot_four)(float *y, const float *x, const float *z, size_t st
 
     for (; n - i >= LINE_FLOATS; i += LINE_FLOATS) {
         UNROLL for (size_t r = 0; r < 4; r++)
-            __builtin_prefetch(z + (ROWS_AHEAD + r) * stride + i, 0, 2);
-        UNROLL for (size_t j = 0; j < LINE_FLOATS; j += VL) KERNEL(
-            dot_step)(sum, x + i + j, z + i + j, stride, VL, total + i + j, n, weight, n_rows);
+        {
+            const size_t ahead = (ROWS_AHEAD + r) * stride + i;
+
+            __builtin_prefetch((const void *)((uintptr_t)z + ahead * sizeof(*z)), 0, 2);
+        }
+        UNROLL for (size_t j = i; j < i + LINE_FLOATS; j += VL)
+        {
+            KERNEL(dot_step)(sum, x, z, stride, j, VL, total, n, weight, n_rows);
+        }
     }
     for (; i < n; i += VL)
-        KERNEL(dot_step)(sum, x + i, z + i, stride, n - i, total + i, n, weight, n_rows);
+        KERNEL(dot_step)(sum, x, z, stride, i, n - i, total, n, weight, n_rows);
     sum_lanes_of_4(y, sum[0], sum[1], sum[2], sum[3]);
 }
 

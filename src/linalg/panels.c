@@ -162,6 +162,8 @@ static vtci_ahead share_of_tile(struct ahead *ahead, size_t k)
     const size_t n = vtci_min(ahead->per_tile, ahead->n_lines), in_tile = vtci_min(n, k);
     const vtci_ahead share = { ahead->at, in_tile };
 
+    if (n == 0) /* there may be nothing, and no address */
+        return share;
     for (size_t i = in_tile; i < n; i++)
         __builtin_prefetch(ahead->at + i * VTCI_LINE, 0, 2);
     ahead->at += n * VTCI_LINE;

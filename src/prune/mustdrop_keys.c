@@ -15,6 +15,7 @@
 #include "../base/tensor.h"
 #include "../linalg/order.h"
 #include "../linalg/rows.h"
+#include "../score/cls_attention.h"
 
 #include <math.h>
 
@@ -187,7 +188,8 @@ vtc_status vtc_mustdrop_keys(const vtc_mustdrop_keys_params *params, const vtc_t
 /* ---- from Q and K ---------------------------------------------------------------------------- */
 
 static vtc_status open_query(const vtci_call *call, const vtc_mustdrop_keys_params *params,
-                             const vtc_tensor *q_cls, const vtc_tensor *k_view, struct keys *k,
+                             const vtc_tensor *q_cls, const vtc_tensor *k_view,
+                             const vtc_tensor *k_cls, struct keys *k,
                              vtc_cls_attention_params *attention)
 {
     static const vtc_cls_attention_params defaults = VTC_CLS_ATTENTION_PARAMS_INIT;
@@ -200,7 +202,7 @@ static vtc_status open_query(const vtci_call *call, const vtc_mustdrop_keys_para
     *attention = defaults;
     attention->scale = k->p.scale;
     attention->first_col = k->p.prefix;
-    return VTC_OK;
+    return vtci_cls_attention_check(call, attention, q_cls, k_view, k_cls);
 }
 
 vtc_status vtc_mustdrop_keys_of_query_scratch(const vtc_mustdrop_keys_params *params,
@@ -214,7 +216,7 @@ vtc_status vtc_mustdrop_keys_of_query_scratch(const vtc_mustdrop_keys_params *pa
     vtci_call call;
 
     VTCI_TRY(vtci_begin_query(&call, "vtc_mustdrop_keys_of_query_scratch", exec, bytes));
-    VTCI_TRY(open_query(&call, params, q_cls, k_view, &k, &attention));
+    VTCI_TRY(open_query(&call, params, q_cls, k_view, k_cls, &k, &attention));
     VTCI_TRY(vtc_cls_attention_scratch(&attention, q_cls, k_view, k_cls, &call.exec, &needed));
     vtci_arena arena = vtci_arena_open(&call);
     lay_out(&arena, &k);
@@ -232,17 +234,18 @@ vtc_status vtc_mustdrop_keys_of_query(const vtc_mustdrop_keys_params *params,
     vtc_cls_attention_params attention;
     struct keys k;
     vtci_call call;
+    size_t needed;
 
     VTCI_TRY(vtci_begin(&call, "vtc_mustdrop_keys_of_query", exec));
-    VTCI_TRY(open_query(&call, params, q_cls, k_view, &k, &attention));
+    VTCI_TRY(open_query(&call, params, q_cls, k_view, k_cls, &k, &attention));
     VTCI_TRY(check_outputs(&k, keys, score, view, name, 3));
     vtci_arena arena = vtci_arena_open(&call);
     vtc_exec rest = call.exec;
 
-    VTCI_TRY(
-        vtc_cls_attention_scratch(&attention, q_cls, k_view, k_cls, &rest, &rest.scratch_size));
+    VTCI_TRY(vtc_cls_attention_scratch(&attention, q_cls, k_view, k_cls, &call.exec, &needed));
     lay_out(&arena, &k);
-    rest.scratch = vtci_take(&arena, rest.scratch_size, 1);
+    rest.scratch = vtci_take(&arena, needed, 1);
+    rest.scratch_size = needed;
     VTCI_TRY(vtci_arena_check(&call, &arena));
     VTCI_TRY(vtc_cls_attention(&attention, q_cls, k_view, k_cls, k.score, &rest));
     VTCI_TRY(check_scores(&k));

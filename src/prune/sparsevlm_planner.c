@@ -7,6 +7,7 @@
 #include "../base/tensor.h"
 #include "lm_score.h"
 #include "planners.h"
+#include "selection.h"
 #include "sparsevlm.h"
 
 struct row {
@@ -28,8 +29,7 @@ static vtc_status meet_budget(struct row *r, size_t n_rows, size_t budget)
     const vtc_sparsevlm_size least = vtci_sparsevlm_sizes(n_rows, 0, recycles);
     size_t n_keep = budget;
 
-    VTCI_REQUIRE(&r->call, budget <= n_rows, VTC_ERR_BUDGET, "cannot keep %zu of %zu rows", budget,
-                 n_rows);
+    VTCI_TRY(vtci_check_keep(&r->call, n_rows, budget));
     VTCI_REQUIRE(&r->call, budget >= least.n_clusters, VTC_ERR_BUDGET,
                  "recycling alone gives %zu tokens of %zu rows, the budget is %zu",
                  least.n_clusters, n_rows, budget);

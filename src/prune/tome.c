@@ -86,7 +86,7 @@ void vtci_tome_lay_out(vtci_arena *arena, vtci_tome *t)
 
     t->even = vtci_take(arena, vtci_mul(n_even(t), d), sizeof(*t->even));
     t->odd = vtci_take(arena, vtci_mul(n_odd(t), d), sizeof(*t->odd));
-    t->packed = vtci_packed_take(arena, &odd);
+    t->packed = vtci_packed_take(arena, &odd); /* and where an sgemm makes it needless */
     t->best = vtci_take(arena, n_even(t), sizeof(*t->best));
     t->partner = vtci_take(arena, n_even(t), sizeof(*t->partner));
     t->order = vtci_take(arena, n_even(t), sizeof(*t->order));

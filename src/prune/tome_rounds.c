@@ -14,6 +14,7 @@
 #include "../linalg/rows.h"
 #include "../plan/plan.h"
 #include "planners.h"
+#include "selection.h"
 #include "tome.h"
 
 #include <math.h>
@@ -34,7 +35,7 @@ static vtc_status check_budget(const vtci_call *call, const vtc_tome_params *p, 
 {
     const size_t fewest = p->distill_token != 0 ? 3 : p->class_token != 0 ? 2 : 1;
 
-    VTCI_REQUIRE(call, n_keep <= n_in, VTC_ERR_BUDGET, "cannot keep %zu of %zu rows", n_keep, n_in);
+    VTCI_TRY(vtci_check_keep(call, n_in, n_keep));
     VTCI_REQUIRE(call, n_keep == n_in || n_keep >= fewest, VTC_ERR_BUDGET,
                  "cannot keep %zu rows: merging leaves %zu or more of %zu", n_keep, fewest, n_in);
     return VTC_OK;

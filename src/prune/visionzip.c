@@ -39,8 +39,8 @@ struct zip {
     int32_t *rest;         /* [M] the others, ascending                                   */
     int32_t *joined;       /* [contextual] rows that joined a target                      */
     float *targets;        /* [contextual, d] their unit rows                             */
-    size_t *bad;           /* per tile the first place whose metric has no direction, or M */
-    char *slices;          /* per worker rows [TILE, d], products [TILE, contextual]  */
+    size_t *bad;           /* per tile the first place without a direction, or M           */
+    char *slices;          /* per worker rows [TILE, d], products [TILE, contextual]      */
     size_t slice_stride;
 };
 
@@ -190,16 +190,14 @@ static bool is_target(const struct zip *z, size_t place)
     return place % target_step(z) == 0 && place / target_step(z) < z->params.contextual;
 }
 
-/* y = the metric of the rest's row `place`, scaled to length 1; zeros, and false, without one. */
-static bool unit_row(const struct zip *z, size_t place, float *y)
+/* y = the metric of the rest's row `place`, scaled to length 1; zeros without a direction. */
+static void unit_row(const struct zip *z, size_t place, float *y)
 {
     const size_t d = z->metric.n_cols;
     const char *row = vtci_row(&z->metric, 0, (size_t)z->rest[place]);
 
-    if (vtci_unit_row(y, vtci_load_row(row, z->metric.dtype, d, y), d))
-        return true;
-    memset(y, 0, d * sizeof(*y));
-    return false;
+    if (!vtci_unit_row(y, vtci_load_row(row, z->metric.dtype, d, y), d))
+        memset(y, 0, d * sizeof(*y));
 }
 
 /* The metric of the rest's row `place` at a length whose products are ordinary numbers, which where

@@ -7,6 +7,7 @@
 #include "../score/cls_attention.h"
 #include "lm_score.h"
 #include "planners.h"
+#include "selection.h"
 #include "visionzip.h"
 
 #include <math.h>
@@ -32,8 +33,7 @@ static vtc_status read_params(const void *from, size_t n_rows, size_t n_keep, st
     VTCI_REQUIRE(&r->call, p->contextual_share >= 0.0f && p->contextual_share <= 1.0f,
                  VTC_ERR_RANGE, "contextual_share is %g, 0 to 1 is needed",
                  (double)p->contextual_share);
-    VTCI_REQUIRE(&r->call, n_keep <= n_rows, VTC_ERR_BUDGET, "cannot keep %zu of %zu rows", n_keep,
-                 n_rows);
+    VTCI_TRY(vtci_check_keep(&r->call, n_rows, n_keep));
     p->contextual = (size_t)nearbyint((double)n_keep * p->contextual_share);
     p->dominant = n_keep - p->contextual;
     p->class_token = 0;

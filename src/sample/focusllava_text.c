@@ -72,6 +72,12 @@ vtc_status vtc_focusllava_text_count(const vtc_focusllava_text_params *params, s
     return VTC_OK;
 }
 
+/* The ranking that a share of the scores needs. */
+static int32_t *lay_out(vtci_arena *arena, const vtc_focusllava_text_params *p, size_t n)
+{
+    return vtci_take(arena, by_top_p(p) ? n : 0, sizeof(int32_t));
+}
+
 vtc_status vtc_focusllava_text_scratch(const vtc_focusllava_text_params *params, size_t n_visual,
                                        const vtc_exec *exec, size_t *bytes)
 {
@@ -82,7 +88,7 @@ vtc_status vtc_focusllava_text_scratch(const vtc_focusllava_text_params *params,
     VTCI_TRY(vtci_begin_query(&call, "vtc_focusllava_text_scratch", exec, bytes));
     VTCI_TRY(read_params(&call, &p, params, n_visual));
     arena = vtci_arena_open(&call);
-    vtci_take(&arena, n_visual, sizeof(int32_t));
+    lay_out(&arena, &p, n_visual);
     return vtci_end_query(&call, &arena, bytes);
 }
 
@@ -135,7 +141,7 @@ vtc_status vtc_focusllava_text(const vtc_focusllava_text_params *params, const f
     n_keep = by_top_p(&p) ? vtci_min(n, 1) : fixed_count(&p, n);
     VTCI_TRY(vtci_selection_open(&call, plan, n, n_keep, mass));
     arena = vtci_arena_open(&call);
-    int32_t *order = vtci_take(&arena, n, sizeof(*order));
+    int32_t *order = lay_out(&arena, &p, n);
     VTCI_TRY(vtci_arena_check(&call, &arena));
     VTCI_TRY(vtci_check_scores(&call, score, n));
     if (by_top_p(&p)) {

@@ -241,6 +241,15 @@ vtc_status vtc_cls_attention_scratch(const vtc_cls_attention_params *params,
     return vtci_end_query(&call, &arena, bytes);
 }
 
+vtc_status vtci_cls_attention_check(const vtci_call *call, const vtc_cls_attention_params *params,
+                                    const vtc_tensor *q_cls, const vtc_tensor *k,
+                                    const vtc_tensor *k_cls)
+{
+    struct cls c;
+
+    return open_job(call, params, q_cls, k, k_cls, &c);
+}
+
 vtc_status vtci_cls_attention_and_mean(const vtc_cls_attention_params *params,
                                        const vtc_tensor *q_cls, const vtc_tensor *k,
                                        const vtc_tensor *k_cls, float *a, float *mean,
@@ -252,6 +261,7 @@ vtc_status vtci_cls_attention_and_mean(const vtc_cls_attention_params *params,
 
     VTCI_TRY(vtci_begin(&call, "vtc_cls_attention", exec));
     VTCI_TRY(open_job(&call, params, q_cls, k, k_cls, &c));
+    VTCI_REQUIRE(&call, mean == NULL || c.q.n_rows != 0, VTC_ERR_SHAPE, "q_cls has no heads");
     VTCI_TRY(check_output(&call, &c, q_cls, k, k_cls, a));
     arena = vtci_arena_open(&call);
     lay_out(&arena, &call, &c);
