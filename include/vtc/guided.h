@@ -192,9 +192,9 @@ VTC_API VTC_NODISCARD vtc_status vtc_sparsevlm_raters_scratch(const vtc_tensor *
  *
  * Equal text tokens rate alike. One token, or tokens that are all equal, have none above the mean:
  * VTC_ERR_DATA, as for NaN and Inf. N T D multiply-adds in tiles of vision rows, parallel. Scratch:
- * T D floats (T to whole 16), T numbers per tile of 96 rows, per worker 96 T logits and, of views
- * that are not dense F32, up to 96 widened rows. Else VTC_ERR_NULL, DTYPE, SHAPE, OVERLAP, OVERFLOW
- * or SCRATCH. Checked against and source: see vtc_sparsevlm().
+ * T D floats (T to whole 16), T numbers per tile of 96 rows, per worker 96 T logits and 96 rows.
+ * Else VTC_ERR_NULL, DTYPE, SHAPE, OVERLAP, OVERFLOW or SCRATCH. Checked against and source: see
+ * vtc_sparsevlm().
  */
 VTC_API VTC_NODISCARD vtc_status vtc_sparsevlm_raters(const vtc_tensor *vision,
                                                       const vtc_tensor *text, int32_t *raters,

@@ -24,20 +24,15 @@ struct raters {
     vtci_rows vision, text; /* [N, D], [T, D]                                                */
     float *panels;          /* [T' / 16, D, 16], T' being T to whole panels                  */
     double *sums;           /* per tile [T]                                                  */
-    char *slices;           /* per worker logits [TILE, T'], and rows that must be widened   */
+    char *slices;           /* per worker logits [TILE, T'], and rows of either side         */
     size_t slice_stride;
 };
 
-static bool is_plain(const vtci_rows *rows)
+/* Floats from one copied row to the next. Rows of vision are mostly a power of two apart and would
+ * evict each other from the nearest cache, so they are copied a line further apart. */
+static size_t row_stride(const struct raters *r)
 {
-    return rows->dtype == VTC_F32 && rows->row_stride % sizeof(float) == 0 &&
-           rows->row_stride / sizeof(float) >= rows->n_cols &&
-           rows->row_stride / sizeof(float) <= INT32_MAX;
-}
-
-static size_t leading_dim(const vtci_rows *rows)
-{
-    return rows->n_rows > 1 ? rows->row_stride / sizeof(float) : vtci_max(1, rows->n_cols);
+    return vtci_add(r->text.n_cols, VTCI_LINE / sizeof(float));
 }
 
 static size_t n_tiles(const struct raters *r)
@@ -70,9 +65,7 @@ static vtc_status open_raters(const vtci_call *call, const vtc_tensor *vision,
 static void lay_out(vtci_arena *arena, struct raters *r)
 {
     const size_t d = r->text.n_cols, t = r->text.n_rows;
-    const size_t widened = is_plain(&r->vision) ? is_plain(&r->text) ? 0 : PANEL : TILE;
-    const size_t floats =
-        vtci_add(vtci_mul(TILE, vtci_mul(n_panels(r), PANEL)), vtci_mul(widened, d));
+    const size_t floats = vtci_mul(TILE, vtci_add(vtci_mul(n_panels(r), PANEL), row_stride(r)));
 
     r->panels = vtci_take(arena, vtci_mul(vtci_mul(n_panels(r), PANEL), d), sizeof(*r->panels));
     r->sums = vtci_take(arena, vtci_mul(n_tiles(r), t), sizeof(*r->sums));
@@ -93,24 +86,16 @@ vtc_status vtc_sparsevlm_raters_scratch(const vtc_tensor *vision, const vtc_tens
     return vtci_end_query(&call, &arena, bytes);
 }
 
-/* n rows from `first` on at a distance of *ld floats, in place or in tmp. */
-static const float *load_rows(const vtci_rows *rows, size_t first, size_t n, float *tmp, size_t *ld)
+/* n rows from `first` on, behind the worker's logits. */
+static const float *copy_rows(const struct raters *r, const vtci_rows *rows, size_t first, size_t n,
+                              float *logits)
 {
-    if (is_plain(rows)) {
-        *ld = leading_dim(rows);
-        return (const float *)(const void *)vtci_row(rows, 0, first);
-    }
-    *ld = rows->n_cols;
-    for (size_t i = 0; i < n; i++)
-        vtci_copy_row(tmp + i * rows->n_cols, VTC_F32, vtci_row(rows, 0, first + i), rows->dtype,
-                      rows->n_cols, NULL);
-    return tmp;
-}
+    float *to = logits + TILE * n_panels(r) * PANEL;
 
-/* Behind the worker's logits. */
-static float *widened_rows(const struct raters *r, float *logits)
-{
-    return logits + TILE * n_panels(r) * PANEL;
+    for (size_t i = 0; i < n; i++)
+        vtci_copy_row(to + i * row_stride(r), VTC_F32, vtci_row(rows, 0, first + i), rows->dtype,
+                      rows->n_cols, NULL);
+    return to;
 }
 
 static void turn_panel(void *job, size_t index, size_t worker)
@@ -120,12 +105,11 @@ static void turn_panel(void *job, size_t index, size_t worker)
     const size_t n = vtci_min(PANEL, r->text.n_rows - begin);
     float *logits = (float *)(void *)(r->slices + worker * r->slice_stride);
     float *panel = r->panels + index * PANEL * d;
-    size_t ld;
-    const float *text = load_rows(&r->text, begin, n, widened_rows(r, logits), &ld);
+    const float *text = copy_rows(r, &r->text, begin, n, logits);
 
     if (n < PANEL)
         memset(panel, 0, d * PANEL * sizeof(*panel));
-    vtci_transpose(panel, PANEL, text, ld, n, d);
+    vtci_transpose(panel, PANEL, text, row_stride(r), n, d);
 }
 
 static void rate_tile(void *job, size_t index, size_t worker)
@@ -135,11 +119,10 @@ static void rate_tile(void *job, size_t index, size_t worker)
     const size_t d = r->text.n_cols, t = r->text.n_rows, ldl = n_panels(r) * PANEL;
     const size_t begin = index * TILE, n = vtci_min(TILE, r->vision.n_rows - begin);
     float *logits = (float *)(void *)(r->slices + worker * r->slice_stride);
+    const float *vision = copy_rows(r, &r->vision, begin, n, logits);
     double *sum = r->sums + index * t;
-    size_t ld;
-    const float *vision = load_rows(&r->vision, begin, n, widened_rows(r, logits), &ld);
 
-    k->multiply_panels(logits, ldl, vision, ld, r->panels, n, n_panels(r), d);
+    k->multiply_panels(logits, ldl, vision, row_stride(r), r->panels, n, n_panels(r), d);
     for (size_t j = 0; j < t; j++)
         sum[j] = 0.0;
     for (size_t i = 0; i < n; i++, logits += ldl) {
