@@ -161,13 +161,13 @@ static bool uses_sgemm(const vtci_tome *t)
     return t->call->exec.sgemm != NULL || !vtci_kernels_get()->gemm_is_fast;
 }
 
-/* Even tokens of a task: equal parts, of whole tiles of the kernel. */
+/* Even tokens of a task, from the shape alone: whole tiles of the kernel, and some tasks. */
 static size_t tile_rows(const vtci_tome *t)
 {
-    enum { MULTIPLE = 8 };
-    const size_t n_tiles = vtci_max(1, vtci_ceil_div(n_even(t), TILE));
+    enum { MULTIPLE = 8, TASKS = 8, LEAST = 16 };
+    const size_t rows = vtci_ceil_div(vtci_ceil_div(n_even(t), TASKS), MULTIPLE) * MULTIPLE;
 
-    return vtci_ceil_div(vtci_ceil_div(n_even(t), n_tiles), MULTIPLE) * MULTIPLE;
+    return vtci_min(TILE, vtci_max(LEAST, rows));
 }
 
 static void update_best(vtci_tome *t, size_t a, float cosine, size_t b)
