@@ -671,8 +671,8 @@ class Torch:
     def __init__(self, threads, blas_folder):
         environment = dict(os.environ, OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads),
                            OPENBLAS_NUM_THREADS=str(threads))
-        # Unbound, two threads that spin may share a core on a busy machine: 8 ms for any operation.
-        environment.setdefault("OMP_PROC_BIND", "true")
+        # OMP_PROC_BIND stays unset: bound to a core, the first thread would hand its core down to
+        # the threads of OpenBLAS's pthread build, and two of them would share it.
         if blas_folder:
             environment["LD_LIBRARY_PATH"] = blas_folder
         self.process = subprocess.Popen([sys.executable, "-W", "ignore", __file__, "--serve"],
