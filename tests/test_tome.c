@@ -215,22 +215,46 @@ static void mass_is_conserved_and_weights_add_up_to_one(void **state)
     guard_free(metric.data);
 }
 
-/* As rounding might do it: elements that should be equal are not. */
+/* A caller's sgemm. With noise it does what rounding might: elements that should be equal are not.
+ */
+typedef struct rough_sgemm {
+    uint64_t seed;
+    float noise;
+    int n_calls;
+} rough_sgemm;
+
 static void multiply_roughly(void *cookie, int trans_b, size_t m, size_t n, size_t k,
                              const float *a, size_t lda, const float *b, size_t ldb, float *c,
                              size_t ldc)
 {
-    uint64_t *seed = cookie;
+    rough_sgemm *rough = cookie;
 
-    (void)trans_b;
+    rough->n_calls++;
     for (size_t i = 0; i < m; i++)
         for (size_t j = 0; j < n; j++) {
             double sum = 0.0;
 
             for (size_t p = 0; p < k; p++)
-                sum += (double)a[i * lda + p] * b[j * ldb + p];
-            c[i * ldc + j] = (float)sum + 4e-6f * rng_f32(seed);
+                sum += (double)a[i * lda + p] * (trans_b ? b[j * ldb + p] : b[p * ldb + j]);
+            c[i * ldc + j] = (float)sum + rough->noise * rng_f32(&rough->seed);
         }
+}
+
+/* The plan by that sgemm, or by none. */
+static vtc_plan tome_by(rough_sgemm *sgemm, const vtc_tome_params *params, const vtc_tensor *metric,
+                        vtc_tome_trace *trace)
+{
+    vtc_plan plan = plan_for(params, metric->dim[0]);
+    vtc_exec exec = test_exec(0);
+    size_t bytes;
+
+    exec.sgemm = sgemm != NULL ? multiply_roughly : NULL;
+    exec.sgemm_cookie = sgemm;
+    assert_int_equal(vtc_tome_scratch(params, metric, &exec, &bytes), VTC_OK);
+    exec_scratch(&exec, bytes);
+    assert_int_equal(vtc_tome(params, metric, NULL, &plan, trace, &exec), VTC_OK);
+    exec_scratch_free(&exec);
+    return plan;
 }
 
 /* Equal rows at every place of a tile, in several tiles of rows and columns. */
@@ -243,8 +267,8 @@ static void check_ties(size_t d, bool rough)
     vtc_tome_trace trace = VTC_TOME_TRACE_INIT;
     vtc_tensor metric = make_tensor(VTC_F32, 2, dim, 0);
     float rows[KINDS * MAX_D];
+    rough_sgemm noisy = { 6, 4e-6f, 0 };
     uint64_t seed = 5;
-    size_t bytes;
 
     rng_fill(&seed, rows, KINDS * MAX_D);
     for (size_t i = N; i-- > 0;) {
@@ -255,15 +279,8 @@ static void check_ties(size_t d, bool rough)
     }
     trace.merged = merged;
     trace.partner = partner;
-    vtc_plan plan = plan_for(&params, N);
-    vtc_exec exec = test_exec(0);
+    vtc_plan plan = tome_by(rough ? &noisy : NULL, &params, &metric, &trace);
 
-    exec.sgemm = rough ? multiply_roughly : NULL;
-    exec.sgemm_cookie = &seed;
-    assert_int_equal(vtc_tome_scratch(&params, &metric, &exec, &bytes), VTC_OK);
-    exec_scratch(&exec, bytes);
-    assert_int_equal(vtc_tome(&params, &metric, NULL, &plan, &trace, &exec), VTC_OK);
-    exec_scratch_free(&exec);
     for (size_t i = 0; i < trace.r_used; i++) {
         assert_int_equal(partner[i], first_of[kind[2 * partner[i] + 1]]);
         for (size_t j = 0; j < i; j++)
@@ -374,40 +391,18 @@ static void no_merge_is_the_identity_without_scratch(void **state)
 
 /* ---- the caller's sgemm ---------------------------------------------------------------------- */
 
-static void count_and_multiply(void *cookie, int trans_b, size_t m, size_t n, size_t k,
-                               const float *a, size_t lda, const float *b, size_t ldb, float *c,
-                               size_t ldc)
-{
-    ++*(int *)cookie;
-    for (size_t i = 0; i < m; i++)
-        for (size_t j = 0; j < n; j++) {
-            double sum = 0.0;
-
-            for (size_t x = 0; x < k; x++)
-                sum += (double)a[i * lda + x] * (trans_b ? b[j * ldb + x] : b[x * ldb + j]);
-            c[i * ldc + j] = (float)sum;
-        }
-}
-
 static void the_callers_sgemm_is_used_for_the_product(void **state)
 {
     const vtc_tome_params params = make_params(10, 0, 0);
     uint64_t seed = 9;
     vtc_tensor metric = random_metric(&seed, VTC_F32, 60, 16, 0);
-    vtc_plan want = tome(&params, &metric, NULL, NULL, 1), got = plan_for(&params, 60);
-    vtc_exec exec = test_exec(0);
-    int n_calls = 0;
-    size_t bytes;
+    rough_sgemm plain = { 0 };
+    vtc_plan want = tome(&params, &metric, NULL, NULL, 1);
+    vtc_plan got = tome_by(&plain, &params, &metric, NULL);
 
     (void)state;
-    assert_int_equal(vtc_tome_scratch(&params, &metric, &exec, &bytes), VTC_OK);
-    exec_scratch(&exec, bytes);
-    exec.sgemm = count_and_multiply;
-    exec.sgemm_cookie = &n_calls;
-    assert_int_equal(vtc_tome(&params, &metric, NULL, &got, NULL, &exec), VTC_OK);
-    assert_true(n_calls > 0);
+    assert_true(plain.n_calls > 0);
     assert_memory_equal(got.fate, want.fate, 60 * sizeof(*want.fate));
-    exec_scratch_free(&exec);
     free_plan(&want);
     free_plan(&got);
     guard_free(metric.data);
