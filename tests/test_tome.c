@@ -38,20 +38,53 @@ static vtc_plan plan_for(const vtc_tome_params *params, size_t n)
     return empty_plan(n, count.n_out, count.n_nnz);
 }
 
-/* The plan, with exactly the scratch it asks for; free_plan() it. */
-static vtc_plan tome(const vtc_tome_params *params, const vtc_tensor *metric, const float *mass,
-                     vtc_tome_trace *trace, size_t n_workers)
+/* A caller's sgemm. With noise it does what rounding might: elements that should be equal are not.
+ */
+typedef struct rough_sgemm {
+    uint64_t seed;
+    float noise;
+    int n_calls;
+} rough_sgemm;
+
+static void multiply_roughly(void *cookie, int trans_b, size_t m, size_t n, size_t k,
+                             const float *a, size_t lda, const float *b, size_t ldb, float *c,
+                             size_t ldc)
+{
+    rough_sgemm *rough = cookie;
+
+    rough->n_calls++;
+    for (size_t i = 0; i < m; i++)
+        for (size_t j = 0; j < n; j++) {
+            double sum = 0.0;
+
+            for (size_t p = 0; p < k; p++)
+                sum += (double)a[i * lda + p] * (trans_b ? b[j * ldb + p] : b[p * ldb + j]);
+            c[i * ldc + j] = (float)sum + rough->noise * rng_f32(&rough->seed);
+        }
+}
+
+/* The plan by that sgemm, or by none, with exactly the scratch it asks for; free_plan() it. */
+static vtc_plan tome_by(rough_sgemm *sgemm, const vtc_tome_params *params, const vtc_tensor *metric,
+                        const float *mass, vtc_tome_trace *trace, size_t n_workers)
 {
     vtc_plan plan = plan_for(params, metric->dim[0]);
     vtc_exec exec = test_exec(n_workers);
     size_t bytes;
 
+    exec.sgemm = sgemm != NULL ? multiply_roughly : NULL;
+    exec.sgemm_cookie = sgemm;
     assert_int_equal(vtc_tome_scratch(params, metric, &exec, &bytes), VTC_OK);
     exec_scratch(&exec, bytes);
     assert_int_equal(vtc_tome(params, metric, mass, &plan, trace, &exec), VTC_OK);
     assert_int_equal(vtc_plan_validate(&plan, NULL), VTC_OK);
     exec_scratch_free(&exec);
     return plan;
+}
+
+static vtc_plan tome(const vtc_tome_params *params, const vtc_tensor *metric, const float *mass,
+                     vtc_tome_trace *trace, size_t n_workers)
+{
+    return tome_by(NULL, params, metric, mass, trace, n_workers);
 }
 
 static float *random_masses(uint64_t *seed, size_t n)
@@ -215,48 +248,6 @@ static void mass_is_conserved_and_weights_add_up_to_one(void **state)
     guard_free(metric.data);
 }
 
-/* A caller's sgemm. With noise it does what rounding might: elements that should be equal are not.
- */
-typedef struct rough_sgemm {
-    uint64_t seed;
-    float noise;
-    int n_calls;
-} rough_sgemm;
-
-static void multiply_roughly(void *cookie, int trans_b, size_t m, size_t n, size_t k,
-                             const float *a, size_t lda, const float *b, size_t ldb, float *c,
-                             size_t ldc)
-{
-    rough_sgemm *rough = cookie;
-
-    rough->n_calls++;
-    for (size_t i = 0; i < m; i++)
-        for (size_t j = 0; j < n; j++) {
-            double sum = 0.0;
-
-            for (size_t p = 0; p < k; p++)
-                sum += (double)a[i * lda + p] * (trans_b ? b[j * ldb + p] : b[p * ldb + j]);
-            c[i * ldc + j] = (float)sum + rough->noise * rng_f32(&rough->seed);
-        }
-}
-
-/* The plan by that sgemm, or by none. */
-static vtc_plan tome_by(rough_sgemm *sgemm, const vtc_tome_params *params, const vtc_tensor *metric,
-                        vtc_tome_trace *trace)
-{
-    vtc_plan plan = plan_for(params, metric->dim[0]);
-    vtc_exec exec = test_exec(0);
-    size_t bytes;
-
-    exec.sgemm = sgemm != NULL ? multiply_roughly : NULL;
-    exec.sgemm_cookie = sgemm;
-    assert_int_equal(vtc_tome_scratch(params, metric, &exec, &bytes), VTC_OK);
-    exec_scratch(&exec, bytes);
-    assert_int_equal(vtc_tome(params, metric, NULL, &plan, trace, &exec), VTC_OK);
-    exec_scratch_free(&exec);
-    return plan;
-}
-
 /* Equal rows at every place of a tile, in several tiles of rows and columns. */
 static void check_ties(size_t d, bool rough)
 {
@@ -279,7 +270,7 @@ static void check_ties(size_t d, bool rough)
     }
     trace.merged = merged;
     trace.partner = partner;
-    vtc_plan plan = tome_by(rough ? &noisy : NULL, &params, &metric, &trace);
+    vtc_plan plan = tome_by(rough ? &noisy : NULL, &params, &metric, NULL, &trace, 1);
 
     for (size_t i = 0; i < trace.r_used; i++) {
         assert_int_equal(partner[i], first_of[kind[2 * partner[i] + 1]]);
@@ -389,8 +380,6 @@ static void no_merge_is_the_identity_without_scratch(void **state)
     guard_free(zeros.data);
 }
 
-/* ---- the caller's sgemm ---------------------------------------------------------------------- */
-
 static void the_callers_sgemm_is_used_for_the_product(void **state)
 {
     const vtc_tome_params params = make_params(10, 0, 0);
@@ -398,7 +387,7 @@ static void the_callers_sgemm_is_used_for_the_product(void **state)
     vtc_tensor metric = random_metric(&seed, VTC_F32, 60, 16, 0);
     rough_sgemm plain = { 0 };
     vtc_plan want = tome(&params, &metric, NULL, NULL, 1);
-    vtc_plan got = tome_by(&plain, &params, &metric, NULL);
+    vtc_plan got = tome_by(&plain, &params, &metric, NULL, NULL, 1);
 
     (void)state;
     assert_true(plain.n_calls > 0);
