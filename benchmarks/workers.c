@@ -1,6 +1,7 @@
 /*
  * Workers that spin for a while before they sleep: starting a thread, or waking one, costs as much
- * as the smallest cases take.
+ * as the smallest cases take. Each begins with its own run of neighbouring tasks, the same in every
+ * loop of as many, so that it finds in its cache what it left there, and then helps the others.
  */
 #include "workers.h"
 
@@ -18,6 +19,8 @@ typedef struct member {
     bench_workers *workers;
     size_t number;
     pthread_t thread;
+    size_t end;                      /* of its own tasks      */
+    _Alignas(64) atomic_size_t next; /* the first not yet taken */
 } member;
 
 struct bench_workers {
@@ -27,10 +30,8 @@ struct bench_workers {
     /* the current loop; written before `round` grows, read after */
     void (*task)(void *job, size_t index, size_t worker);
     void *job;
-    size_t n_tasks;
     bool stop;
 
-    atomic_size_t next;  /* task            */
     atomic_size_t busy;  /* threads at work */
     atomic_size_t round; /* loops so far    */
     pthread_mutex_t lock;
@@ -39,10 +40,13 @@ struct bench_workers {
 
 static void run_tasks(bench_workers *w, size_t worker)
 {
-    size_t index;
+    for (size_t i = 0; i < w->n; i++) {
+        member *m = &w->member[(worker + i) % w->n];
+        size_t index;
 
-    while ((index = atomic_fetch_add(&w->next, 1)) < w->n_tasks)
-        w->task(w->job, index, worker);
+        while ((index = atomic_fetch_add(&m->next, 1)) < m->end)
+            w->task(w->job, index, worker);
+    }
 }
 
 static void wait_for_round(bench_workers *w, size_t seen)
@@ -72,7 +76,6 @@ static void *serve(void *arg)
 
 static void begin_round(bench_workers *w)
 {
-    atomic_store(&w->next, 0);
     atomic_store(&w->busy, w->n - 1);
     /* under the lock, or a thread about to sleep would miss it */
     pthread_mutex_lock(&w->lock);
@@ -88,7 +91,10 @@ static void parallel_for(void *pool, size_t n_tasks,
 
     w->task = task;
     w->job = job;
-    w->n_tasks = n_tasks;
+    for (size_t i = 0; i < w->n; i++) {
+        atomic_store(&w->member[i].next, n_tasks * i / w->n);
+        w->member[i].end = n_tasks * (i + 1) / w->n;
+    }
     begin_round(w);
     run_tasks(w, 0);
     for (size_t i = 0; atomic_load(&w->busy) != 0; i++)
