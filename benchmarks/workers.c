@@ -10,6 +10,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* A few hundred microseconds: longer than what methods do between their loops in one thread, so
  * that waking up, which is slow on virtual machines, stays out of the timings. */
@@ -19,8 +20,8 @@ typedef struct member {
     bench_workers *workers;
     size_t number;
     pthread_t thread;
-    size_t end;                      /* of its own tasks      */
-    _Alignas(64) atomic_size_t next; /* the first not yet taken */
+    size_t end;                      /* of its own tasks                                    */
+    _Alignas(64) atomic_size_t next; /* the first not yet taken; on a cache line of its own */
 } member;
 
 struct bench_workers {
@@ -104,10 +105,11 @@ static void parallel_for(void *pool, size_t n_tasks,
 
 bench_workers *bench_workers_start(size_t n)
 {
-    bench_workers *w = calloc(1, sizeof(*w));
+    bench_workers *w = aligned_alloc(_Alignof(bench_workers), sizeof(*w));
 
     if (w == NULL)
         return NULL;
+    memset(w, 0, sizeof(*w));
     pthread_mutex_init(&w->lock, NULL);
     pthread_cond_init(&w->wake, NULL);
     for (w->n = 1; w->n < n; w->n++) {
