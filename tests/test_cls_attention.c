@@ -152,7 +152,8 @@ static void every_reduction_equals_the_definition(void **state)
         }
 }
 
-/* The attention is that of the plain call, the mean that of vtc_mean_keys(). */
+/* The mean has the bits of vtc_mean_keys(). The attention is that of the plain call, but for the
+ * order of sums. */
 static void check_mean(const cls_case *c, const cls_data *data, size_t n_workers)
 {
     const size_t n = c->n * c->d, n_bytes = n * sizeof(float);
@@ -168,7 +169,8 @@ static void check_mean(const cls_case *c, const cls_data *data, size_t n_workers
                                                  extra_key(c, data), a, mean, &exec),
                      VTC_OK);
     assert_memory_equal(mean, expected_mean, n_bytes);
-    assert_memory_equal(a, plain, data->n_cols * sizeof(*a));
+    for (size_t j = 0; j < data->n_cols; j++)
+        assert_true(fabsf(a[j] - plain[j]) <= 1e-6f * plain[j]);
     exec_scratch_free(&exec);
     guard_free(mean);
     guard_free(expected_mean);
@@ -176,7 +178,7 @@ static void check_mean(const cls_case *c, const cls_data *data, size_t n_workers
     guard_free(plain);
 }
 
-static void the_mean_of_the_keys_comes_along_with_the_same_bits(void **state)
+static void the_mean_of_the_keys_comes_along_with_its_bits(void **state)
 {
     const cls_case cases[] = {
         { 4, 4, 67, 64, true, 0, SIZE_MAX, VTC_F32, VTC_F32, VTC_F32, 0 },
@@ -258,7 +260,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_reduction_equals_the_definition),
-        cmocka_unit_test(the_mean_of_the_keys_comes_along_with_the_same_bits),
+        cmocka_unit_test(the_mean_of_the_keys_comes_along_with_its_bits),
         cmocka_unit_test(bad_arguments_are_refused),
     };
 

@@ -1,6 +1,8 @@
 /* Products of rows with rows, on every table of row kernels. */
 #include "kernel_tables.h"
 
+#include <stdlib.h>
+
 /* Rows of n_segments pieces of n floats, `step` apart, each row ending at unreadable memory. */
 struct dots {
     size_t n_segments, n, x_step, z_step;
@@ -121,54 +123,39 @@ static void a_product_with_the_square_has_the_bits_of_two_products(const vtci_ke
 
 enum { MOST_ROWS = 11 };
 
-/* Rows `stride` apart that end at unreadable memory; total, where it is wanted, at unwritable. */
-static void check_dot_rows(const vtci_kernels *k, uint64_t *seed, size_t n_rows, size_t n,
-                           bool adds)
+/* Rows `stride` apart that end at unreadable memory. */
+static void check_dot_rows(const vtci_kernels *k, uint64_t *seed, size_t n_rows, size_t n)
 {
     const size_t stride = n + rng_below(seed, 3);
     const size_t n_z = n_rows == 0 ? 0 : (n_rows - 1) * stride + n;
     float *x = guard_alloc(n * sizeof(*x)), *z = guard_alloc(n_z * sizeof(*z));
-    float *total = guard_alloc(n_rows * n * sizeof(*total)),
-          *before = guard_alloc(n_rows * n * sizeof(*before));
     float *y = guard_alloc(n_rows * sizeof(*y));
-    const float weight = 0.375f;
 
     rng_fill(seed, x, n);
     rng_fill(seed, z, n_z);
-    rng_fill(seed, total, n_rows * n);
-    for (size_t i = 0; i < n_rows * n; i++)
-        before[i] = total[i];
     if (n_rows > 6)
         memcpy(z + 6 * stride, z + stride, n * sizeof(*z)); /* equal rows at different places */
     guard_readonly(x);
     guard_readonly(z);
     poison(y, n_rows * sizeof(*y));
-    k->dot_rows(y, x, z, stride, n_rows, n, adds ? total : NULL, weight);
+    k->dot_rows(y, x, z, stride, n_rows, n);
     for (size_t r = 0; r < n_rows; r++) {
         double want = 0.0, magnitude = 0.0;
+        float alone;
 
         for (size_t i = 0; i < n; i++) {
-            const double sum = before[r * n + i] + (adds ? (double)weight * z[r * stride + i] : 0);
-
             want += (double)x[i] * z[r * stride + i];
             magnitude += fabs((double)x[i] * z[r * stride + i]);
-            assert_true(fabs(total[r * n + i] - sum) <= 2 * UNIT * 2);
         }
         assert_true(fabs(y[r] - want) <= ((double)(n / 4 + 1) + 4) * UNIT * magnitude);
+        k->dot_rows(&alone, x, z + r * stride, 0, 1, n);
+        assert_true(same_value(alone, y[r]));
     }
     if (n_rows > 6)
         assert_true(same_value(y[1], y[6]));
-    for (size_t r = 0; r < n_rows; r++) {
-        float alone;
-
-        k->dot_rows(&alone, x, z + r * stride, 0, 1, n, NULL, 0.0f);
-        assert_true(same_value(alone, y[r]));
-    }
     guard_free(x);
     guard_free(z);
-    guard_free(total);
     guard_free(y);
-    guard_free(before);
 }
 
 static void one_row_with_each_of_many_gives_the_same_bits_at_any_place(const vtci_kernels *k)
@@ -176,9 +163,123 @@ static void one_row_with_each_of_many_gives_the_same_bits_at_any_place(const vtc
     uint64_t seed = 7;
 
     for (size_t n_rows = 0; n_rows <= MOST_ROWS; n_rows++)
+        for (size_t i = 0; i < N_LENGTHS; i++)
+            check_dot_rows(k, &seed, n_rows, length_at(i));
+}
+
+/* ---- the rows of all heads ------------------------------------------------------------------- */
+
+struct heads {
+    vtci_shared_heads h;
+    size_t n_rows, n_queries, y_stride;
+    float *x, *z, *y, *mean;
+};
+
+/* All arrays end at memory that must not be touched; rows 1 and 6 of every head are equal. */
+static void open_heads(struct heads *s, uint64_t *seed, size_t n_groups, size_t n_shared,
+                       size_t n_rows, size_t n)
+{
+    const size_t stride = n + rng_below(seed, 3), x_stride = n + rng_below(seed, 3);
+    const size_t z_step = n_rows * stride + rng_below(seed, 5);
+    const size_t n_z = n_rows == 0 ? 0 : (n_groups - 1) * z_step + (n_rows - 1) * stride + n;
+
+    s->n_rows = n_rows;
+    s->n_queries = n_groups * n_shared;
+    s->y_stride = n_rows + rng_below(seed, 3);
+    s->x = guard_alloc(((s->n_queries - 1) * x_stride + n) * sizeof(float));
+    s->z = guard_alloc(n_z * sizeof(float));
+    s->y = guard_alloc(s->n_queries * s->y_stride * sizeof(float));
+    s->mean = guard_alloc(n_rows * n * sizeof(float));
+    rng_fill(seed, s->x, (s->n_queries - 1) * x_stride + n);
+    rng_fill(seed, s->z, n_z);
+    for (size_t g = 0; n_rows > 6 && g < n_groups; g++)
+        memcpy(s->z + g * z_step + 6 * stride, s->z + g * z_step + stride, n * sizeof(float));
+    guard_readonly(s->x);
+    guard_readonly(s->z);
+    poison(s->y, s->n_queries * s->y_stride * sizeof(float));
+    poison(s->mean, n_rows * n * sizeof(float));
+    s->h = (vtci_shared_heads){ s->x, x_stride, s->z, z_step, stride, n_groups, n_shared, n };
+}
+
+static void check_head_products(const struct heads *s)
+{
+    const vtci_shared_heads *h = &s->h;
+
+    for (size_t a = 0; a < s->n_queries; a++)
+        for (size_t r = 0; r < s->n_rows; r++) {
+            const float *x = h->x + a * h->x_stride;
+            const float *z = h->z + a / h->n_shared * h->z_step + r * h->stride;
+            double want = 0.0, magnitude = 0.0;
+
+            for (size_t i = 0; i < h->n; i++) {
+                want += (double)x[i] * z[i];
+                magnitude += fabs((double)x[i] * z[i]);
+            }
+            assert_true(fabs(s->y[a * s->y_stride + r] - want) <=
+                        ((double)(h->n / 4 + 1) + 5) * UNIT * magnitude);
+        }
+}
+
+static void check_head_means(const struct heads *s)
+{
+    const vtci_shared_heads *h = &s->h;
+
+    for (size_t r = 0; r < s->n_rows; r++)
+        for (size_t i = 0; i < h->n; i++) {
+            double sum = 0.0;
+
+            for (size_t g = 0; g < h->n_groups; g++)
+                sum += h->z[g * h->z_step + r * h->stride + i];
+            assert_true(fabs(s->mean[r * h->n + i] - sum / (double)h->n_groups) <=
+                        (double)(h->n_groups + 1) * UNIT);
+        }
+}
+
+/* What is left between the rows of y, and the bits of rows at other places. */
+static void check_head_places(const vtci_kernels *k, const struct heads *s)
+{
+    const size_t n = s->h.n;
+    float *mean = malloc((n + 1) * sizeof(*mean)), *y = malloc(s->n_queries * sizeof(*y));
+
+    for (size_t r = 0; r < s->n_rows; r++) {
+        vtci_shared_heads one = s->h;
+
+        one.z += r * one.stride;
+        k->dot_heads(y, 1, mean, &one, 1);
+        assert_memory_equal(mean, s->mean + r * n, n * sizeof(*mean));
+        for (size_t a = 0; a < s->n_queries; a++)
+            assert_true(same_value(y[a], s->y[a * s->y_stride + r]));
+    }
+    for (size_t a = 0; a < s->n_queries; a++) {
+        for (size_t r = s->n_rows; r < s->y_stride; r++)
+            assert_true(isnan(s->y[a * s->y_stride + r]));
+        assert_true(s->n_rows <= 6 ||
+                    same_value(s->y[a * s->y_stride + 1], s->y[a * s->y_stride + 6]));
+    }
+    free(mean);
+    free(y);
+}
+
+static void products_and_means_of_heads_are_those_of_any_rows(const vtci_kernels *k)
+{
+    uint64_t seed = 8;
+
+    for (size_t n_rows = 0; n_rows <= MOST_ROWS; n_rows++)
         for (size_t i = 0; i < N_LENGTHS; i++) {
-            check_dot_rows(k, &seed, n_rows, length_at(i), false);
-            check_dot_rows(k, &seed, n_rows, length_at(i), true);
+            struct heads s;
+
+            if (length_at(i) == 0)
+                continue;
+            open_heads(&s, &seed, 1 + rng_below(&seed, 5), 1 + rng_below(&seed, 3), n_rows,
+                       length_at(i));
+            k->dot_heads(s.y, s.y_stride, s.mean, &s.h, n_rows);
+            check_head_products(&s);
+            check_head_means(&s);
+            check_head_places(k, &s);
+            guard_free(s.x);
+            guard_free(s.z);
+            guard_free(s.y);
+            guard_free(s.mean);
         }
 }
 
@@ -188,6 +289,7 @@ int main(void)
         on_every_table(dots_are_near_the_double_sums_wherever_a_pair_stands),
         on_every_table(a_product_with_the_square_has_the_bits_of_two_products),
         on_every_table(one_row_with_each_of_many_gives_the_same_bits_at_any_place),
+        on_every_table(products_and_means_of_heads_are_those_of_any_rows),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -83,67 +83,137 @@ ATTRIBUTES static void KERNEL(dots)(float *y, size_t y_stride, const float *cons
 
 enum { LINE_FLOATS = VTCI_LINE / sizeof(float), ROWS_AHEAD = 16 };
 
-/* Columns i .. i + m - 1 of four rows, the first n_rows of which are added to `total` [.., n]. */
-INLINE void KERNEL(dot_step)(vec sum[4], const float *x, const float *z, size_t stride, size_t i,
-                             size_t m, float *total, size_t n, float weight, const int n_rows)
+/* Memory that is read in four places is not foreseen by the machine: rows are asked for well
+ * before. The address of a prefetch may lie outside the array. */
+INLINE void KERNEL(ask_for)(const float *z, size_t stride, size_t n_rows)
 {
-    const vec v = KERNEL(load_next)(x + i, m, 0.0f);
-    vec row[4];
-
-    UNROLL for (size_t r = 0; r < 4; r++) row[r] = KERNEL(load_next)(z + r * stride + i, m, 0.0f);
-    UNROLL for (size_t r = 0; r < 4; r++) sum[r] = fma3(v, row[r], sum[r]);
-    UNROLL for (int r = 0; r < n_rows; r++)
+    UNROLL for (size_t r = 0; r < 4; r++)
     {
-        float *to = total + (size_t)r * n + i;
-        const vec before = KERNEL(load_next)(to, m, 0.0f);
+        const size_t ahead = (n_rows + r) * stride;
 
-        KERNEL(store_next)(to, m, fma3(fill(weight), row[r], before));
+        __builtin_prefetch((const void *)((uintptr_t)z + ahead * sizeof(*z)), 0, 2);
     }
 }
 
-/* Memory that is read in four places is not foreseen by the machine: rows are asked for well
- * before. The address of a prefetch may lie outside the array. */
-INLINE void KERNEL(dot_four)(float *y, const float *x, const float *z, size_t stride, size_t n,
-                             float *total, float weight, const int n_rows)
+/* Columns i .. i + m - 1 of four rows. */
+INLINE void KERNEL(dot_step)(vec sum[4], const float *x, const float *z, size_t stride, size_t i,
+                             size_t m)
+{
+    const vec v = KERNEL(load_next)(x + i, m, 0.0f);
+
+    UNROLL for (size_t r = 0; r < 4; r++) sum[r] =
+        fma3(v, KERNEL(load_next)(z + r * stride + i, m, 0.0f), sum[r]);
+}
+
+INLINE void KERNEL(dot_four)(float *y, const float *x, const float *z, size_t stride, size_t n)
 {
     vec sum[4] = { fill(0.0f), fill(0.0f), fill(0.0f), fill(0.0f) };
     size_t i = 0;
 
     for (; n - i >= LINE_FLOATS; i += LINE_FLOATS) {
-        UNROLL for (size_t r = 0; r < 4; r++)
-        {
-            const size_t ahead = (ROWS_AHEAD + r) * stride + i;
-
-            __builtin_prefetch((const void *)((uintptr_t)z + ahead * sizeof(*z)), 0, 2);
-        }
+        KERNEL(ask_for)(z + i, stride, ROWS_AHEAD);
         UNROLL for (size_t j = i; j < i + LINE_FLOATS; j += VL)
-        {
-            KERNEL(dot_step)(sum, x, z, stride, j, VL, total, n, weight, n_rows);
-        }
+            KERNEL(dot_step)(sum, x, z, stride, j, VL);
     }
     for (; i < n; i += VL)
-        KERNEL(dot_step)(sum, x, z, stride, i, n - i, total, n, weight, n_rows);
+        KERNEL(dot_step)(sum, x, z, stride, i, n - i);
     sum_lanes_of_4(y, sum[0], sum[1], sum[2], sum[3]);
 }
 
 /* A last row alone is taken four times, so that its sum is formed in the same order. */
 ATTRIBUTES static void KERNEL(dot_rows)(float *y, const float *x, const float *z, size_t stride,
-                                        size_t n_rows, size_t n, float *total, float weight)
+                                        size_t n_rows, size_t n)
 {
     size_t r = 0;
 
     for (; n_rows - r >= 4; r += 4)
-        if (total == NULL)
-            KERNEL(dot_four)(y + r, x, z + r * stride, stride, n, NULL, 0.0f, 0);
-        else
-            KERNEL(dot_four)(y + r, x, z + r * stride, stride, n, total + r * n, weight, 4);
+        KERNEL(dot_four)(y + r, x, z + r * stride, stride, n);
     for (; r < n_rows; r++) {
         float same[4];
 
-        if (total == NULL)
-            KERNEL(dot_four)(same, x, z + r * stride, 0, n, NULL, 0.0f, 0);
-        else
-            KERNEL(dot_four)(same, x, z + r * stride, 0, n, total + r * n, weight, 1);
+        KERNEL(dot_four)(same, x, z + r * stride, 0, n);
         y[r] = same[0];
     }
+}
+
+/* ---- the rows of all heads ------------------------------------------------------------------- */
+
+enum { HEAD_ROWS_AHEAD = 8 };
+
+/* y = the products of a query with some columns of four rows, which on their way are added to the
+ * totals if this is the first query to see them. The last of the n_vectors has m lanes. */
+INLINE void KERNEL(head_step)(float *y, const float *x, const float *z, size_t stride, size_t m,
+                              const size_t n_vectors, vec total[4][HEAD_VECTORS], vec weight,
+                              const int is_first)
+{
+    vec sum[4] = { fill(0.0f), fill(0.0f), fill(0.0f), fill(0.0f) };
+
+    UNROLL for (size_t j = 0; j < n_vectors; j++)
+    {
+        const vec v = KERNEL(load_next)(x + j * VL, m, 0.0f);
+
+        if (is_first && j * VL % LINE_FLOATS == 0)
+            KERNEL(ask_for)(z + j * VL, stride, HEAD_ROWS_AHEAD);
+        UNROLL for (size_t r = 0; r < 4; r++)
+        {
+            const vec row = KERNEL(load_next)(z + r * stride + j * VL, m, 0.0f);
+
+            sum[r] = fma3(v, row, sum[r]);
+            if (is_first)
+                total[r][j] = fma3(weight, row, total[r][j]);
+        }
+    }
+    sum_lanes_of_4(y, sum[0], sum[1], sum[2], sum[3]);
+}
+
+/* Columns from i on of n_rows rows: their means over the heads stay in registers while one query
+ * after the other is multiplied by them. */
+INLINE void KERNEL(head_block)(const vtci_shared_heads *h, float *y, size_t y_stride, float *mean,
+                               const float *z, size_t i, size_t m, const size_t n_vectors,
+                               const size_t n_rows)
+{
+    const size_t stride = n_rows == 1 ? 0 : h->stride;
+    const vec weight = fill(1.0f / (float)h->n_groups);
+    vec total[4][HEAD_VECTORS];
+
+    UNROLL for (size_t r = 0; r < 4; r++) UNROLL for (size_t j = 0; j < n_vectors; j++)
+        total[r][j] = fill(0.0f);
+    for (size_t a = 0; a < h->n_groups * h->n_shared; a++, y += y_stride) {
+        const float *x = h->x + a * h->x_stride + i;
+        float got[4];
+
+        if (a % h->n_shared == 0)
+            KERNEL(head_step)(got, x, z + i, stride, m, n_vectors, total, weight, 1);
+        else
+            KERNEL(head_step)(got, x, z + i, stride, m, n_vectors, total, weight, 0);
+        if ((a + 1) % h->n_shared == 0)
+            z += h->z_step;
+        for (size_t r = 0; r < n_rows; r++)
+            y[r] = i == 0 ? got[r] : y[r] + got[r];
+    }
+    UNROLL for (size_t r = 0; r < n_rows; r++) UNROLL for (size_t j = 0; j < n_vectors; j++)
+        KERNEL(store_next)(mean + r * h->n + i + j * VL, m, total[r][j]);
+}
+
+INLINE void KERNEL(head_rows)(const vtci_shared_heads *h, float *y, size_t y_stride, float *mean,
+                              const float *z, const size_t n_rows)
+{
+    const size_t n = h->n;
+    size_t i = 0;
+
+    for (; n - i >= HEAD_VECTORS * VL; i += HEAD_VECTORS * VL)
+        KERNEL(head_block)(h, y, y_stride, mean, z, i, VL, HEAD_VECTORS, n_rows);
+    for (; i < n; i += VL)
+        KERNEL(head_block)(h, y, y_stride, mean, z, i, LANES(n - i), 1, n_rows);
+}
+
+ATTRIBUTES static void KERNEL(dot_heads)(float *y, size_t y_stride, float *mean,
+                                         const vtci_shared_heads *h, size_t n_rows)
+{
+    size_t r = 0;
+
+    for (; n_rows - r >= 4; r += 4)
+        KERNEL(head_rows)(h, y + r, y_stride, mean + r * h->n, h->z + r * h->stride, 4);
+    for (; r < n_rows; r++)
+        KERNEL(head_rows)(h, y + r, y_stride, mean + r * h->n, h->z + r * h->stride, 1);
 }

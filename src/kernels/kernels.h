@@ -34,6 +34,15 @@ typedef struct vtci_ahead {
 
 enum { VTCI_LINE = 64 }; /* bytes */
 
+/* Queries, and the rows of keys that each n_shared of them share. */
+typedef struct vtci_shared_heads {
+    const float *x; /* [n_groups n_shared, x_stride] of which n are used */
+    size_t x_stride;
+    const float *z; /* [n_groups] z_step apart, rows `stride` apart, of n */
+    size_t z_step, stride;
+    size_t n_groups, n_shared, n;
+} vtci_shared_heads;
+
 enum { VTCI_PANEL = 16 }; /* columns, see multiply_panels */
 
 typedef struct vtci_kernels {
@@ -45,13 +54,18 @@ typedef struct vtci_kernels {
     /* The same, and *square = sum of x[i]^2: the bits of both are those of dot(). */
     float (*dot_and_square)(const float *x, const float *y, size_t n, float *square);
 
-    /*
-     * y[r] = sum of x[i] * z[r * stride + i], r < n_rows: one row with each of many. The bits of a
-     * sum depend on its two rows alone, not on its place among the others. On their way the rows
-     * are added to total [n_rows, n], `weight` times each, unless that is NULL.
-     */
+    /* y[r] = sum of x[i] * z[r * stride + i], r < n_rows: one row with each of many. The bits of a
+     * sum depend on its two rows alone, not on its place among the others. */
     void (*dot_rows)(float *y, const float *x, const float *z, size_t stride, size_t n_rows,
-                     size_t n, float *total, float weight);
+                     size_t n);
+
+    /*
+     * The same for the heads of keys and the queries that share them, y [.., y_stride] a row for
+     * each query, while the rows are read once for the mean over heads as well: mean [n_rows, n], n
+     * > 0. The bits of a sum or a mean depend on the rows that it is formed of alone.
+     */
+    void (*dot_heads)(float *y, size_t y_stride, float *mean, const vtci_shared_heads *heads,
+                      size_t n_rows);
 
     /* sum of (x[i] - y[i])^2, of two rows in either order the same bits */
     float (*square_distance)(const float *x, const float *y, size_t n);

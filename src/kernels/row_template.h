@@ -8,6 +8,7 @@
  *   vec         type of a vector of VL floats
  *   GEMM_ROWS, GEMM_VECTORS  sums of a matrix tile that fit the registers
  *   GEMM_DEPTH, GEMM_IS_FAST  see gemm_tile in kernels.h
+ *   HEAD_VECTORS  of each of four rows, whose sums fit the registers too
  *
  * and, as static inline functions (m is a number of lanes, 0 < m <= VL; those from m on must
  * not touch memory):
@@ -435,6 +436,7 @@ const vtci_kernels JOIN(vtci_kernels, SUFFIX) = {
     .dot = KERNEL(dot),
     .dot_and_square = KERNEL(dot_and_square),
     .dot_rows = KERNEL(dot_rows),
+    .dot_heads = KERNEL(dot_heads),
     .dots = KERNEL(dots),
     .square_distance = KERNEL(square_distance),
     .multiply_panels = KERNEL(multiply_panels),

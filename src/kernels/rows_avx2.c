@@ -15,6 +15,7 @@
 #define GEMM_VECTORS 3
 #define GEMM_DEPTH   192
 #define GEMM_IS_FAST 1
+#define HEAD_VECTORS 2
 
 typedef __m256 vec;
 

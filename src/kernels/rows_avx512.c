@@ -15,6 +15,7 @@
 #define GEMM_VECTORS 3
 #define GEMM_DEPTH   128
 #define GEMM_IS_FAST 1
+#define HEAD_VECTORS 4
 
 typedef __m512 vec;
 

@@ -24,12 +24,26 @@ static float dot_and_square_c(const float *x, const float *y, size_t n, float *s
 }
 
 static void dot_rows_c(float *y, const float *x, const float *z, size_t stride, size_t n_rows,
-                       size_t n, float *total, float weight)
+                       size_t n)
 {
-    for (size_t r = 0; r < n_rows; r++, z += stride) {
-        y[r] = dot_c(x, z, n);
-        for (size_t i = 0; total != NULL && i < n; i++)
-            total[r * n + i] += weight * z[i];
+    for (size_t r = 0; r < n_rows; r++)
+        y[r] = dot_c(x, z + r * stride, n);
+}
+
+static void dot_heads_c(float *y, size_t y_stride, float *mean, const vtci_shared_heads *h,
+                        size_t n_rows)
+{
+    const float weight = 1.0f / (float)h->n_groups;
+
+    memset(mean, 0, n_rows * h->n * sizeof(*mean));
+    for (size_t g = 0; g < h->n_groups; g++) {
+        const float *z = h->z + g * h->z_step;
+
+        for (size_t a = g * h->n_shared; a < (g + 1) * h->n_shared; a++)
+            dot_rows_c(y + a * y_stride, h->x + a * h->x_stride, z, h->stride, n_rows, h->n);
+        for (size_t r = 0; r < n_rows; r++)
+            for (size_t i = 0; i < h->n; i++)
+                mean[r * h->n + i] += weight * z[r * h->stride + i];
     }
 }
 
@@ -438,6 +452,7 @@ const vtci_kernels vtci_kernels_c = {
     .dot = dot_c,
     .dot_and_square = dot_and_square_c,
     .dot_rows = dot_rows_c,
+    .dot_heads = dot_heads_c,
     .dots = dots_c,
     .square_distance = square_distance_c,
     .multiply_panels = multiply_panels_c,

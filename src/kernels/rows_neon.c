@@ -17,6 +17,7 @@
 #define GEMM_VECTORS 3
 #define GEMM_DEPTH   256
 #define GEMM_IS_FAST 0
+#define HEAD_VECTORS 4
 
 typedef float32x4_t vec;
 

@@ -4,9 +4,11 @@
  *     a_h = softmax(scale q_h k_h^T)    mean or sum over heads, or each
  *
  * K is read once, in dot products, so that this runs at the pace of memory. Tasks are spans of keys
- * of a head: a single head as wide as C, PruMerge's, is work for several workers too. Where the
- * mean of the keys over heads is wanted too, they are spans of all heads, and keys are added to it
- * while they are in registers.
+ * for all heads: a single head as wide as C, PruMerge's, is work for several workers too. Where the
+ * mean of the keys over heads is wanted as well, it is formed while they are in registers.
+ *
+ * A worker that found the logits of a span also takes their exponentials, if it can, so that they
+ * stay in its cache. All spans of a head share one largest logit: equal logits keep equal bits.
  */
 #include "cls_attention.h"
 
@@ -17,17 +19,19 @@
 #include <math.h>
 #include <string.h>
 
-enum { SPAN = 256, SPAN_OF_ALL = 32, WIDENED = 16 }; /* keys of a task; those widened at once */
+enum { SPAN = 64, WIDENED = 16 }; /* keys of a task; those of a head that are widened at once */
 
 struct cls {
     vtc_cls_attention_params params; /* scale and n_cols as they are used */
     vtci_rows q;                     /* [H, d]                            */
     vtci_heads k;                    /* [G, N, d]                         */
-    vtci_rows k_cls;                 /* [G, d]; data NULL: none           */
+    vtci_heads k_cls;                /* [G, 1, d]; data NULL: none        */
     size_t n_keys;                   /* in the softmax, N or N + 1        */
     float *p;                        /* [H, n_keys], the extra key last   */
+    float *part;                     /* [n_spans, H] maxima, then sums    */
+    float *top;                      /* [H] the largest logit             */
     float *mean;                     /* [N, d], or NULL                   */
-    char *slices;                    /* a widened query, widened keys     */
+    char *slices;                    /* widened queries and keys          */
     size_t slice_stride;
 };
 
@@ -83,9 +87,13 @@ static vtc_status open_job(const vtci_call *call, const vtc_cls_attention_params
     c->q = vtci_rows_of(q);
     c->k = vtci_heads_of(k);
     c->mean = NULL;
-    memset(&c->k_cls, 0, sizeof(c->k_cls));
-    if (k_cls != NULL)
-        c->k_cls = vtci_rows_of(k_cls);
+    c->k_cls = (vtci_heads){ 0 };
+    if (k_cls != NULL) {
+        const vtci_rows rows = vtci_rows_of(k_cls);
+
+        c->k_cls = (vtci_heads){ rows.data, rows.dtype,      1, rows.n_rows, 1, rows.n_cols,
+                                 0,         rows.row_stride, 0 };
+    }
     c->n_keys = vtci_add(k->dim[1], k_cls != NULL);
     return VTC_OK;
 }
@@ -96,11 +104,24 @@ static bool is_wide(const struct cls *c)
            (c->k_cls.dtype == (vtc_dtype)0 || c->k_cls.dtype == VTC_F32);
 }
 
+static size_t n_spans(const struct cls *c)
+{
+    return vtci_ceil_div(c->n_keys, SPAN);
+}
+
+static size_t span_end(const struct cls *c, size_t index)
+{
+    return vtci_min((index + 1) * SPAN, c->n_keys);
+}
+
 static void lay_out(vtci_arena *arena, const vtci_call *call, struct cls *c)
 {
-    const size_t floats = is_wide(c) ? 0 : vtci_mul(1 + WIDENED, c->q.n_cols);
+    const size_t n_rows = vtci_add(c->q.n_rows, vtci_mul(WIDENED, c->k.n_heads));
+    const size_t floats = is_wide(c) ? 0 : vtci_mul(n_rows, c->q.n_cols);
 
     c->p = vtci_take(arena, vtci_mul(c->q.n_rows, c->n_keys), sizeof(*c->p));
+    c->part = vtci_take(arena, vtci_mul(n_spans(c), c->q.n_rows), sizeof(*c->part));
+    c->top = vtci_take(arena, c->q.n_rows, sizeof(*c->top));
     c->slices = vtci_take_slices(arena, call, vtci_mul(floats, sizeof(float)), &c->slice_stride);
 }
 
@@ -123,106 +144,139 @@ static vtc_status check_output(const vtci_call *call, const struct cls *c, const
 
 /* ---- the work -------------------------------------------------------------------------------- */
 
-static size_t n_spans(const struct cls *c)
+/* The queries as floats: in place, or in tmp [H, d]. */
+static const float *load_queries(const struct cls *c, float *tmp, size_t *stride)
 {
-    return vtci_ceil_div(c->n_keys, SPAN);
+    const size_t d = c->q.n_cols;
+
+    if (c->q.dtype == VTC_F32) {
+        *stride = c->q.row_stride / sizeof(float);
+        return (const float *)(const void *)c->q.data;
+    }
+    for (size_t h = 0; h < c->q.n_rows; h++)
+        vtci_load_row(vtci_row(&c->q, 0, h), c->q.dtype, d, tmp + h * d);
+    *stride = d;
+    return tmp;
 }
 
-/* Rows of keys and, unless NULL, where their mean over heads is gathered. */
-struct keys {
-    const char *data;
-    size_t stride, n;
-    vtc_dtype dtype;
-    float *mean;
-};
+/* Rows begin .. begin + n - 1 of all heads as floats: in place, or in tmp [G, WIDENED, d]. */
+static void load_keys(const vtci_heads *k, size_t begin, size_t n, float *tmp, vtci_shared_heads *h)
+{
+    const size_t d = k->n_cols;
 
-/* y[i] = q k_i */
-static void multiply_keys(float *y, const float *q, const struct keys *keys, size_t d, float weight,
-                          float *tmp)
+    if (k->dtype == VTC_F32) {
+        h->z = (const float *)(const void *)vtci_head_row(k, 0, 0, begin);
+        h->z_step = k->head_stride / sizeof(float);
+        h->stride = k->row_stride / sizeof(float);
+        return;
+    }
+    for (size_t g = 0; g < k->n_heads; g++)
+        for (size_t i = 0; i < n; i++)
+            vtci_load_row(vtci_head_row(k, 0, g, begin + i), k->dtype, d,
+                          tmp + (g * WIDENED + i) * d);
+    h->z = tmp;
+    h->z_step = WIDENED * d;
+    h->stride = d;
+}
+
+/* p [H, n_keys] = the products of n rows of keys with the queries, and their mean unless NULL. */
+static void multiply_rows(const struct cls *c, const vtci_shared_heads *h, size_t n, float *p,
+                          float *mean)
 {
     const vtci_kernels *kernels = vtci_kernels_get();
 
-    if (keys->dtype == VTC_F32) {
-        kernels->dot_rows(y, q, (const float *)(const void *)keys->data,
-                          keys->stride / sizeof(float), keys->n, d, keys->mean, weight);
+    if (mean != NULL) {
+        kernels->dot_heads(p, c->n_keys, mean, h, n);
         return;
     }
-    for (size_t i = 0; i < keys->n; i += WIDENED) {
-        const size_t n = vtci_min(WIDENED, keys->n - i);
-
-        for (size_t j = 0; j < n; j++)
-            vtci_load_row(keys->data + (i + j) * keys->stride, keys->dtype, d, tmp + j * d);
-        kernels->dot_rows(y + i, q, tmp, d, n, d, keys->mean == NULL ? NULL : keys->mean + i * d,
-                          weight);
-    }
+    for (size_t a = 0; a < c->q.n_rows; a++)
+        kernels->dot_rows(p + a * c->n_keys, h->x + a * h->x_stride,
+                          h->z + a / h->n_shared * h->z_step, h->stride, n, h->n);
 }
 
-/* Logits of keys begin .. end - 1 of a head. */
-static void multiply_head(const struct cls *c, size_t h, size_t begin, size_t end, float *mean,
-                          size_t worker)
+static float *slice_of(const struct cls *c, size_t worker)
 {
-    const size_t d = c->q.n_cols, n_shared = c->q.n_rows / c->k.n_heads, group = h / n_shared;
-    const struct keys keys = { vtci_head_row(&c->k, 0, group, begin), c->k.row_stride,
-                               vtci_min(end, c->k.n_rows) - begin, c->k.dtype, mean };
-    float *tmp =
-        c->slice_stride == 0 ? NULL : (float *)(void *)(c->slices + worker * c->slice_stride);
-    const float *q = vtci_load_row(vtci_row(&c->q, 0, h), c->q.dtype, d, tmp);
-    float *p = c->p + h * c->n_keys + begin;
-
-    if (tmp != NULL)
-        tmp += d;
-    multiply_keys(p, q, &keys, d, 1.0f / (float)c->k.n_heads, tmp);
-    if (end > c->k.n_rows) {
-        const struct keys extra = { vtci_row(&c->k_cls, 0, group), 0, 1, c->k_cls.dtype, NULL };
-
-        multiply_keys(p + keys.n, q, &extra, d, 0.0f, tmp);
-    }
+    return c->slice_stride == 0 ? NULL : (float *)(void *)(c->slices + worker * c->slice_stride);
 }
 
+/* Logits of a span of keys, of which the last may be that of [CLS], and the largest of each head.
+ */
 static void multiply_span(void *job, size_t index, size_t worker)
 {
     const struct cls *c = job;
-    const size_t begin = index % n_spans(c) * SPAN;
+    const size_t d = c->q.n_cols, begin = index * SPAN, end = span_end(c, index);
+    const size_t n_rows = vtci_min(end, c->k.n_rows);
+    const size_t step = c->k.dtype == VTC_F32 ? SPAN : WIDENED;
+    float *q = slice_of(c, worker), *z = q == NULL ? NULL : q + c->q.n_rows * d;
+    vtci_shared_heads h = { .n_groups = c->k.n_heads, .n = d };
 
-    multiply_head(c, index / n_spans(c), begin, vtci_min(begin + SPAN, c->n_keys), NULL, worker);
+    h.n_shared = c->q.n_rows / c->k.n_heads;
+    h.x = load_queries(c, q, &h.x_stride);
+    for (size_t i = begin; i < n_rows; i += step) {
+        const size_t n = vtci_min(step, n_rows - i);
+
+        load_keys(&c->k, i, n, z, &h);
+        multiply_rows(c, &h, n, c->p + i, c->mean == NULL ? NULL : c->mean + i * d);
+    }
+    if (end > c->k.n_rows) {
+        load_keys(&c->k_cls, 0, 1, z, &h);
+        multiply_rows(c, &h, 1, c->p + end - 1, NULL);
+    }
+    for (size_t a = 0; a < c->q.n_rows; a++)
+        c->part[index * c->q.n_rows + a] =
+            vtci_kernels_get()->max(c->p + a * c->n_keys + begin, end - begin);
 }
 
-/* A head of keys is added to the mean with the first of the queries that share it. */
-static void multiply_span_of_all(void *job, size_t index, size_t worker)
+static void find_tops(const struct cls *c)
 {
-    const struct cls *c = job;
-    const size_t begin = index * SPAN_OF_ALL, end = vtci_min(begin + SPAN_OF_ALL, c->n_keys);
-    const size_t n = vtci_min(end, c->k.n_rows) - begin, n_shared = c->q.n_rows / c->k.n_heads;
-    float *mean = c->mean + begin * c->q.n_cols;
+    const size_t n_heads = c->q.n_rows;
 
-    memset(mean, 0, n * c->q.n_cols * sizeof(*mean));
-    for (size_t h = 0; h < c->q.n_rows; h++)
-        multiply_head(c, h, begin, end, h % n_shared == 0 ? mean : NULL, worker);
+    memcpy(c->top, c->part, n_heads * sizeof(*c->top));
+    for (size_t i = 1; i < n_spans(c); i++)
+        for (size_t h = 0; h < n_heads; h++)
+            c->top[h] = fmaxf(c->top[h], c->part[i * n_heads + h]);
 }
 
-static void normalise_head(void *job, size_t h, size_t worker)
+static void raise_span(void *job, size_t index, size_t worker)
 {
     const struct cls *c = job;
-    float *p = c->p + h * c->n_keys;
+    const size_t begin = index * SPAN, n = span_end(c, index) - begin;
+    const float scale = c->params.scale;
 
     (void)worker;
-    vtci_kernels_get()->softmax(p, p, NULL, c->params.scale, c->n_keys);
+    for (size_t h = 0; h < c->q.n_rows; h++) {
+        float *p = c->p + h * c->n_keys + begin;
+
+        c->part[index * c->q.n_rows + h] =
+            vtci_kernels_get()->exp_sum(p, p, scale, scale * c->top[h], n);
+    }
+}
+
+/* 1 / the sum of a head's exponentials */
+static float share_of(const struct cls *c, size_t h)
+{
+    double sum = 0.0;
+
+    for (size_t i = 0; i < n_spans(c); i++)
+        sum += c->part[i * c->q.n_rows + h];
+    return (float)(1.0 / sum);
 }
 
 static void write_heads(const struct cls *c, float *a)
 {
-    const size_t n = c->params.n_cols;
-    const float weight = c->params.heads == VTC_HEADS_SUM ? 1.0f : 1.0f / (float)c->q.n_rows;
+    const size_t n = c->params.n_cols, n_heads = c->q.n_rows;
+    const float weight = c->params.heads == VTC_HEADS_MEAN ? 1.0f / (float)n_heads : 1.0f;
     vtci_combine sum;
 
     if (c->params.heads == VTC_HEADS_EACH) {
-        for (size_t h = 0; h < c->q.n_rows; h++)
-            memcpy(a + h * n, c->p + h * c->n_keys + c->params.first_col, n * sizeof(*a));
+        for (size_t h = 0; h < n_heads; h++)
+            vtci_kernels_get()->scale(a + h * n, c->p + h * c->n_keys + c->params.first_col,
+                                      share_of(c, h), n);
         return;
     }
     vtci_combine_begin(&sum, a, n, VTC_F32, false);
-    for (size_t h = 0; h < c->q.n_rows; h++)
-        vtci_combine_add(&sum, c->p + h * c->n_keys + c->params.first_col, weight);
+    for (size_t h = 0; h < n_heads; h++)
+        vtci_combine_add(&sum, c->p + h * c->n_keys + c->params.first_col, weight * share_of(c, h));
     vtci_combine_end(&sum);
 }
 
@@ -256,6 +310,7 @@ vtc_status vtci_cls_attention_and_mean(const vtc_cls_attention_params *params,
                                        const vtc_exec *exec)
 {
     struct cls c;
+    size_t n_tasks;
     vtci_call call;
     vtci_arena arena;
 
@@ -268,12 +323,12 @@ vtc_status vtci_cls_attention_and_mean(const vtc_cls_attention_params *params,
     VTCI_TRY(vtci_arena_check(&call, &arena));
     if (c.params.n_cols == 0)
         return VTC_OK;
-    c.mean = mean;
-    if (mean != NULL)
-        vtci_parallel(&call, vtci_ceil_div(c.n_keys, SPAN_OF_ALL), multiply_span_of_all, &c);
-    else
-        vtci_parallel(&call, c.q.n_rows * n_spans(&c), multiply_span, &c);
-    vtci_parallel(&call, c.q.n_rows, normalise_head, &c);
+    c.mean = c.q.n_cols == 0 ? NULL : mean;
+    n_tasks = c.q.n_rows == 0 ? 0 : n_spans(&c);
+    vtci_parallel(&call, n_tasks, multiply_span, &c);
+    if (n_tasks != 0)
+        find_tops(&c);
+    vtci_parallel(&call, n_tasks, raise_span, &c);
     write_heads(&c, a);
     return VTC_OK;
 }
