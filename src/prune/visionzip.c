@@ -200,22 +200,7 @@ static void unit_row(const struct zip *z, size_t place, float *y)
         memset(y, 0, d * sizeof(*y));
 }
 
-/* The metric of the rest's row `place` at a length whose products are ordinary numbers, which where
- * it is nearest does not depend on: mostly the row itself, else a copy in tmp. NULL: it has no
- * direction. */
-static const float *row_to_compare(const struct zip *z, size_t place, float *tmp)
-{
-    const size_t d = z->metric.n_cols;
-    const char *row = vtci_row(&z->metric, 0, (size_t)z->rest[place]);
-    const float *x = vtci_load_row(row, z->metric.dtype, d, tmp);
-    const float square = vtci_kernels_get()->dot(x, x, d);
-
-    if (square > 0x1p-80f && square < 0x1p80f)
-        return x;
-    return vtci_unit_row(tmp, x, d) ? tmp : NULL;
-}
-
-/* product [m, contextual] of rows with the targets: equal targets have equal bits. */
+/* product [contextual, TILE] of the targets with m rows: equal targets have equal bits. */
 static void compare_targets(const struct zip *z, const float *const *x, size_t m, float *product)
 {
     enum { TARGETS = 16 }; /* whose pointers are on the stack */
@@ -227,38 +212,81 @@ static void compare_targets(const struct zip *z, const float *const *x, size_t m
 
         for (size_t r = 0; r < n_targets; r++)
             y[r] = z->targets + (t + r) * d;
-        vtci_kernels_get()->dots(product + t, n, x, m, 0, y, n_targets, 0, 1, d);
+        vtci_kernels_get()->dots(product + t * TILE, TILE, y, n_targets, 0, x, m, 0, 1, d);
     }
 }
 
-static size_t first_largest(const float *x, size_t n)
-{
-    const vtci_kernels *k = vtci_kernels_get();
+/* The largest product of each of m rows and the first target that has it. */
+struct nearest {
+    int32_t target[TILE], ordinary[TILE];
+    float product[TILE];
+};
 
-    return k->first_at_least(x, n, k->max(x, n));
+/* A row whose products left the range, or whose largest is lost below it, is not ordinary: among
+ * these are those without a direction, whose products are all 0, infinite or NaN. */
+static void find_nearest(const float *product, size_t n, size_t m, struct nearest *best)
+{
+    for (size_t i = 0; i < TILE; i++) {
+        best->target[i] = 0;
+        best->ordinary[i] = 1;
+        best->product[i] = 0x1p-80f;
+    }
+    for (size_t t = 0; t < n; t++, product += TILE)
+        for (size_t i = 0; i < m; i++) {
+            const float p = product[i], largest = best->product[i];
+            const int32_t target = best->target[i], is_more = p > largest;
+
+            best->product[i] = p > largest ? p : largest;
+            best->target[i] = target + is_more * ((int32_t)t - target);
+            best->ordinary[i] &= fabsf(p) < 0x1p80f;
+        }
+    for (size_t i = 0; i < TILE; i++)
+        best->ordinary[i] &= best->product[i] > 0x1p-80f;
+}
+
+/* The target nearest to a row of any length, of which tmp gets a copy of length 1; -1: the row has
+ * no direction. */
+static int32_t nearest_to_unit(const struct zip *z, const float *x, float *tmp, float *product)
+{
+    const float *const unit = tmp;
+    int32_t best = 0;
+
+    if (!vtci_unit_row(tmp, x, z->metric.n_cols))
+        return -1;
+    compare_targets(z, &unit, 1, product);
+    for (size_t t = 1; t < z->params.contextual; t++)
+        if (product[t * TILE] > product[(size_t)best * TILE])
+            best = (int32_t)t;
+    return best;
 }
 
 static void assign_tile(void *job, size_t index, size_t worker)
 {
     const struct zip *z = job;
-    const size_t d = z->metric.n_cols, n = z->params.contextual;
-    const size_t begin = index * TILE, m = vtci_min(TILE, z->n_rest - begin);
+    const size_t d = z->metric.n_cols, begin = index * TILE;
+    const size_t m = vtci_min(TILE, z->n_rest - begin);
     float *rows = (float *)(void *)(z->slices + worker * z->slice_stride);
     float *product = rows + TILE * d;
     const float *x[TILE];
+    struct nearest best;
 
+    for (size_t i = 0; i < m; i++)
+        x[i] = vtci_load_row(vtci_row(&z->metric, 0, (size_t)z->rest[begin + i]), z->metric.dtype,
+                             d, rows + i * d);
+    compare_targets(z, x, m, product);
+    find_nearest(product, z->params.contextual, m, &best);
     z->bad[index] = z->n_rest;
     for (size_t i = m; i-- > 0;) {
-        x[i] = row_to_compare(z, begin + i, rows + i * d);
-        if (x[i] == NULL) {
-            z->bad[index] = begin + i;
-            x[i] = z->targets;
-        }
+        const size_t place = begin + i;
+
+        if (!best.ordinary[i])
+            best.target[i] = nearest_to_unit(z, x[i], rows + i * d, product);
+        if (best.target[i] < 0)
+            z->bad[index] = place;
+        else if (is_target(z, place))
+            best.target[i] = (int32_t)(place / target_step(z));
+        z->owner[z->rest[place]] = best.target[i];
     }
-    compare_targets(z, x, m, product);
-    for (size_t i = begin; i < begin + m; i++, product += n)
-        z->owner[z->rest[i]] =
-            (int32_t)(is_target(z, i) ? i / target_step(z) : first_largest(product, n));
 }
 
 static vtc_status assign_rest(struct zip *z)
