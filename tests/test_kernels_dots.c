@@ -100,23 +100,80 @@ static void dots_are_near_the_double_sums_wherever_a_pair_stands(const vtci_kern
         }
 }
 
-static void a_product_with_the_square_has_the_bits_of_two_products(const vtci_kernels *k)
+/* ---- rows measured --------------------------------------------------------------------------- */
+
+static void check_sum(float got, const float *x, const float *y, size_t n)
+{
+    double want = 0.0, magnitude = 0.0;
+
+    for (size_t i = 0; i < n; i++) {
+        want += (double)x[i] * y[i];
+        magnitude += fabs((double)x[i] * y[i]);
+    }
+    assert_true(fabs(got - want) <= ((double)(n / 4 + 1) + 4) * UNIT * magnitude);
+}
+
+static void check_measured(const vtci_kernels *k, uint64_t *seed, size_t n_rows, size_t n,
+                           bool wants_top)
+{
+    float *x[VTCI_MEASURED], *y = guard_alloc(n * sizeof(*y)), alone, square_alone;
+    float *top = guard_alloc(n * sizeof(*top));
+    float *dot = guard_alloc((n_rows + wants_top) * sizeof(*dot));
+    float *square = guard_alloc((n_rows + wants_top) * sizeof(*square));
+
+    rng_fill(seed, y, n);
+    guard_readonly(y);
+    for (size_t r = 0; r < n_rows; r++) {
+        x[r] = guard_alloc(n * sizeof(**x));
+        rng_fill(seed, x[r], n);
+        guard_readonly(x[r]);
+    }
+    poison(top, n * sizeof(*top));
+    k->measure_rows(dot, square, wants_top ? top : NULL, (const float *const *)x, n_rows, y, n);
+    for (size_t i = 0; wants_top && i < n; i++) {
+        float largest = x[0][i];
+
+        for (size_t r = 1; r < n_rows; r++)
+            largest = x[r][i] > largest ? x[r][i] : largest;
+        assert_true(top[i] == largest);
+    }
+    for (size_t r = 0; r < n_rows + wants_top; r++) {
+        const float *row = r < n_rows ? x[r] : top;
+
+        check_sum(dot[r], row, y, n);
+        check_sum(square[r], row, row, n);
+        k->measure_rows(&alone, &square_alone, NULL, &row, 1, y, n);
+        assert_true(same_value(alone, dot[r]) && same_value(square_alone, square[r]));
+    }
+    for (size_t r = 0; r < n_rows; r++)
+        guard_free(x[r]);
+    guard_free(y);
+    guard_free(top);
+    guard_free(dot);
+    guard_free(square);
+}
+
+static void rows_measured_together_have_the_bits_of_each_alone(const vtci_kernels *k)
 {
     uint64_t seed = 9;
 
-    for (size_t i = 0; i < N_LENGTHS; i++) {
-        const size_t n = length_at(i);
-        float *x = guard_alloc(n * sizeof(*x)), *y = guard_alloc(n * sizeof(*y)), square;
+    for (size_t i = 0; i < N_LENGTHS; i++)
+        for (size_t n_rows = 0; n_rows <= VTCI_MEASURED; n_rows++) {
+            check_measured(k, &seed, n_rows, length_at(i), false);
+            if (n_rows != 0)
+                check_measured(k, &seed, n_rows, length_at(i), true);
+        }
+}
 
-        rng_fill(&seed, x, n);
-        rng_fill(&seed, y, n);
-        guard_readonly(x);
-        guard_readonly(y);
-        assert_true(same_value(k->dot_and_square(x, y, n, &square), k->dot(x, y, n)));
-        assert_true(same_value(square, k->dot(x, x, n)));
-        guard_free(x);
-        guard_free(y);
-    }
+static void a_nan_makes_the_square_of_its_row_nan(const vtci_kernels *k)
+{
+    float x[4][37] = { { 0 } }, top[37], dot[5], square[5];
+    const float *const rows[] = { x[0], x[1], x[2], x[3] };
+
+    x[1][20] = NAN;
+    k->measure_rows(dot, square, top, rows, 4, x[0], 37);
+    for (int r = 0; r < 4; r++)
+        assert_true(isnan(square[r]) == (r == 1));
 }
 
 /* ---- one row with each of many --------------------------------------------------------------- */
@@ -287,7 +344,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         on_every_table(dots_are_near_the_double_sums_wherever_a_pair_stands),
-        on_every_table(a_product_with_the_square_has_the_bits_of_two_products),
+        on_every_table(rows_measured_together_have_the_bits_of_each_alone),
+        on_every_table(a_nan_makes_the_square_of_its_row_nan),
         on_every_table(one_row_with_each_of_many_gives_the_same_bits_at_any_place),
         on_every_table(products_and_means_of_heads_are_those_of_any_rows),
     };

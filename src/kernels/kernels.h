@@ -43,6 +43,8 @@ typedef struct vtci_shared_heads {
     size_t n_groups, n_shared, n;
 } vtci_shared_heads;
 
+enum { VTCI_MEASURED = 4 }; /* rows, see measure_rows */
+
 enum { VTCI_PANEL = 16 }; /* columns, see multiply_panels */
 
 typedef struct vtci_kernels {
@@ -51,8 +53,13 @@ typedef struct vtci_kernels {
     /* sum of x[i] * y[i] */
     float (*dot)(const float *x, const float *y, size_t n);
 
-    /* The same, and *square = sum of x[i]^2: the bits of both are those of dot(). */
-    float (*dot_and_square)(const float *x, const float *y, size_t n, float *square);
+    /*
+     * dot[r] = sum of x[r][i] * y[i] and square[r] = sum of x[r][i]^2, r < n_rows <= VTCI_MEASURED.
+     * Unless `top` is NULL, top[i] is the largest of x[r][i], without regard to NaN, and
+     * dot[n_rows] and square[n_rows] are its own. The bits of a sum depend on its row and y alone.
+     */
+    void (*measure_rows)(float *dot, float *square, float *top, const float *const *x,
+                         size_t n_rows, const float *y, size_t n);
 
     /* y[r] = sum of x[i] * z[r * stride + i], r < n_rows: one row with each of many. The bits of a
      * sum depend on its two rows alone, not on its place among the others. */

@@ -99,30 +99,65 @@ ATTRIBUTES static float KERNEL(dot)(const float *x, const float *y, size_t n)
     return sum_lanes(add(add(s0, s1), add(s2, s3)));
 }
 
-ATTRIBUTES static float KERNEL(dot_and_square)(const float *x, const float *y, size_t n,
-                                               float *square)
+/* measure_rows() of n_x rows, a constant. Sums have one vector each, whatever n_x, so that a row's
+ * bits do not depend on its company. */
+INLINE void KERNEL(measure)(float *dot, float *square, float *top, const float *const *x,
+                            const float *y, size_t n, const size_t n_x, const int wants_top)
 {
-    vec dot[4] = { fill(0.0f), fill(0.0f), fill(0.0f), fill(0.0f) };
-    vec own[4] = { fill(0.0f), fill(0.0f), fill(0.0f), fill(0.0f) };
-    size_t i = 0;
+    vec dots[VTCI_MEASURED + 1], squares[VTCI_MEASURED + 1];
 
-    for (; n - i >= BLOCK; i += BLOCK)
-        UNROLL for (int j = 0; j < 4; j++)
+    UNROLL for (size_t r = 0; r <= n_x; r++) dots[r] = squares[r] = fill(0.0f);
+    for (size_t i = 0; i < n; i += VL) {
+        const vec v = KERNEL(load_next)(y + i, n - i, 0.0f);
+        vec largest = fill(-INFINITY);
+
+        UNROLL for (size_t r = 0; r < n_x; r++)
         {
-            const vec v = load(x + i + j * VL);
+            const vec row = KERNEL(load_next)(x[r] + i, n - i, 0.0f);
 
-            dot[j] = fma3(v, load(y + i + j * VL), dot[j]);
-            own[j] = fma3(v, v, own[j]);
+            dots[r] = fma3(row, v, dots[r]);
+            squares[r] = fma3(row, row, squares[r]);
+            largest = larger(largest, row);
         }
-    for (; i < n; i += VL) {
-        const size_t m = LANES(n - i);
-        const vec v = load_some(x + i, m, 0.0f);
-
-        dot[0] = fma3(v, load_some(y + i, m, 0.0f), dot[0]);
-        own[0] = fma3(v, v, own[0]);
+        if (wants_top) {
+            KERNEL(store_next)(top + i, n - i, largest);
+            dots[n_x] = fma3(largest, v, dots[n_x]);
+            squares[n_x] = fma3(largest, largest, squares[n_x]);
+        }
     }
-    *square = sum_lanes(add(add(own[0], own[1]), add(own[2], own[3])));
-    return sum_lanes(add(add(dot[0], dot[1]), add(dot[2], dot[3])));
+    UNROLL for (size_t r = 0; r < n_x + (wants_top != 0); r++)
+    {
+        dot[r] = sum_lanes(dots[r]);
+        square[r] = sum_lanes(squares[r]);
+    }
+}
+
+/* Missing rows are stood in for by the first. */
+ATTRIBUTES static void KERNEL(measure_rows)(float *dot, float *square, float *top,
+                                            const float *const *x, size_t n_rows, const float *y,
+                                            size_t n)
+{
+    const float *four[VTCI_MEASURED];
+    float dots[VTCI_MEASURED + 1], squares[VTCI_MEASURED + 1];
+
+    if (n_rows == 0)
+        return;
+    if (n_rows == 1 && top == NULL) {
+        KERNEL(measure)(dot, square, NULL, x, y, n, 1, 0);
+        return;
+    }
+    for (size_t r = 0; r < VTCI_MEASURED; r++)
+        four[r] = x[r < n_rows ? r : 0];
+    if (top == NULL)
+        KERNEL(measure)(dots, squares, NULL, four, y, n, VTCI_MEASURED, 0);
+    else
+        KERNEL(measure)(dots, squares, top, four, y, n, VTCI_MEASURED, 1);
+    memcpy(dot, dots, n_rows * sizeof(*dot));
+    memcpy(square, squares, n_rows * sizeof(*square));
+    if (top != NULL) {
+        dot[n_rows] = dots[VTCI_MEASURED];
+        square[n_rows] = squares[VTCI_MEASURED];
+    }
 }
 
 INLINE vec KERNEL(add_square)(vec x, vec y, vec sum)
@@ -434,7 +469,7 @@ ATTRIBUTES static void KERNEL(f32_to_bf16)(uint16_t *y, const float *x, size_t n
 const vtci_kernels JOIN(vtci_kernels, SUFFIX) = {
     .name = NAME,
     .dot = KERNEL(dot),
-    .dot_and_square = KERNEL(dot_and_square),
+    .measure_rows = KERNEL(measure_rows),
     .dot_rows = KERNEL(dot_rows),
     .dot_heads = KERNEL(dot_heads),
     .dots = KERNEL(dots),

@@ -17,10 +17,22 @@ static float dot_c(const float *x, const float *y, size_t n)
     return (float)sum;
 }
 
-static float dot_and_square_c(const float *x, const float *y, size_t n, float *square)
+static void measure_rows_c(float *dot, float *square, float *top, const float *const *x,
+                           size_t n_rows, const float *y, size_t n)
 {
-    *square = dot_c(x, x, n);
-    return dot_c(x, y, n);
+    for (size_t r = 0; r < n_rows; r++) {
+        dot[r] = dot_c(x[r], y, n);
+        square[r] = dot_c(x[r], x[r], n);
+    }
+    if (top == NULL)
+        return;
+    for (size_t i = 0; i < n; i++) {
+        top[i] = -INFINITY;
+        for (size_t r = 0; r < n_rows; r++)
+            top[i] = x[r][i] > top[i] ? x[r][i] : top[i];
+    }
+    dot[n_rows] = dot_c(top, y, n);
+    square[n_rows] = dot_c(top, top, n);
 }
 
 static void dot_rows_c(float *y, const float *x, const float *z, size_t stride, size_t n_rows,
@@ -450,7 +462,7 @@ static void stream_rows_c(char *const *to, const char *const *from, size_t n_row
 const vtci_kernels vtci_kernels_c = {
     .name = "c",
     .dot = dot_c,
-    .dot_and_square = dot_and_square_c,
+    .measure_rows = measure_rows_c,
     .dot_rows = dot_rows_c,
     .dot_heads = dot_heads_c,
     .dots = dots_c,

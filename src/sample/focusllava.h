@@ -63,9 +63,15 @@ static inline size_t vtci_focus_rows(const vtci_focus *f)
 
 vtci_box vtci_focus_region(const vtci_focus *f, size_t region);
 
-/* Cells of scale s in a region, and the one at `index` in raster order. */
-size_t vtci_focus_n_cells(const vtci_focus *f, const vtci_box *region, size_t s);
-vtci_box vtci_focus_cell(const vtci_focus *f, const vtci_box *region, size_t s, size_t index);
+/* The cells of one scale in a region, in raster order. */
+typedef struct vtci_cells {
+    vtci_box region;
+    size_t pool, n_across, n;
+} vtci_cells;
+
+vtci_cells vtci_focus_cells(const vtci_focus *f, const vtci_box *region, size_t s);
+
+vtci_box vtci_cell(const vtci_cells *cells, size_t index);
 
 /* The place of a scale's first token among those of its region. */
 size_t vtci_focus_first_cell(const vtci_focus *f, const vtci_box *region, size_t scale);
@@ -88,7 +94,7 @@ VTC_NODISCARD vtc_status vtci_focus_mean(vtci_focus *f);
 /* The worker's own memory. */
 typedef struct vtci_focus_slice {
     float *token;   /* [C] */
-    float *row;     /* [C] */
+    float *rows;    /* [VTCI_MEASURED, C] */
     float *stored;  /* [n_stored, C] */
     double *length; /* of positions of a region, in raster order */
     double *cosine; /* of a region's tokens, scale by scale      */
@@ -103,9 +109,13 @@ const float *vtci_focus_row(const vtci_focus *f, size_t r, size_t c, float *tmp)
 /* The mean of a box, in place or in tmp [C]. */
 const float *vtci_focus_average(const vtci_focus *f, const vtci_box *box, float *tmp);
 
-/* The pooled token of cell `index` of a scale, in place or in the slice. Those of its base must
+/* Where the pooled token of cell `index` of scale s goes: it stays there if a coarser one is pooled
+ * from it. */
+float *vtci_focus_place(const vtci_focus *f, size_t s, size_t index, const vtci_focus_slice *slice);
+
+/* The pooled token of cell `index` of scale s, at its place or where it is. Those of its base must
  * have been asked for before, in this region and by this worker. */
-const float *vtci_focus_token(const vtci_focus *f, const vtci_box *region, size_t s, size_t index,
+const float *vtci_focus_token(const vtci_focus *f, const vtci_cells *cells, size_t s, size_t index,
                               const vtci_focus_slice *slice);
 
 /* slice->cosine = the cosines of all tokens of a region with the mean of the map. */
@@ -116,8 +126,10 @@ double vtci_focus_dot(const float *a, const float *b, size_t n);
 
 double vtci_focus_length(const float *x, size_t n);
 
-/* x y and x x, from one pass over x. */
-void vtci_focus_products(const float *x, const float *y, size_t n, double *dot, double *square);
+/* x[r] y and x[r] x[r] for some rows, and unless NULL their largest, with its own behind them:
+ * measure_rows() of finite rows, in double where a sum leaves the range of F32. */
+void vtci_focus_measure(const float *const *x, size_t n_rows, float *top, const float *y, size_t n,
+                        double *dot, double *square);
 
 /* a b / max(|a| |b|, 1e-12) */
 double vtci_focus_cosine(const float *a, double a_length, const float *b, double b_length,

@@ -100,7 +100,7 @@ static void arrange_scales(vtci_focus *f)
     for (size_t s = 0; s < n; s++)
         if (f->base[s] != n && f->store[f->base[s]] == SIZE_MAX) {
             f->store[f->base[s]] = f->n_stored;
-            f->n_stored += vtci_focus_n_cells(f, &largest, f->base[s]);
+            f->n_stored += vtci_focus_cells(f, &largest, f->base[s]).n;
         }
 }
 
@@ -127,17 +127,19 @@ vtci_box vtci_focus_region(const vtci_focus *f, size_t region)
     return (vtci_box){ r0, c0, r0 + vtci_min(w, f->grid_h - r0), c0 + vtci_min(w, f->grid_w - c0) };
 }
 
-size_t vtci_focus_n_cells(const vtci_focus *f, const vtci_box *region, size_t s)
-{
-    const size_t p = f->params.pools[s];
-
-    return vtci_ceil_div(region->r1 - region->r0, p) * vtci_ceil_div(region->c1 - region->c0, p);
-}
-
-vtci_box vtci_focus_cell(const vtci_focus *f, const vtci_box *region, size_t s, size_t index)
+vtci_cells vtci_focus_cells(const vtci_focus *f, const vtci_box *region, size_t s)
 {
     const size_t p = f->params.pools[s], n_across = vtci_ceil_div(region->c1 - region->c0, p);
-    const size_t r0 = region->r0 + index / n_across * p, c0 = region->c0 + index % n_across * p;
+
+    return (vtci_cells){ *region, p, n_across,
+                         vtci_ceil_div(region->r1 - region->r0, p) * n_across };
+}
+
+vtci_box vtci_cell(const vtci_cells *cells, size_t index)
+{
+    const vtci_box *region = &cells->region;
+    const size_t p = cells->pool, row = index / cells->n_across;
+    const size_t r0 = region->r0 + row * p, c0 = region->c0 + (index - row * cells->n_across) * p;
 
     return (vtci_box){ r0, c0, r0 + vtci_min(p, region->r1 - r0),
                        c0 + vtci_min(p, region->c1 - c0) };
@@ -148,7 +150,7 @@ size_t vtci_focus_first_cell(const vtci_focus *f, const vtci_box *region, size_t
     size_t n = 0;
 
     for (size_t s = 0; s < scale; s++)
-        n += vtci_focus_n_cells(f, region, s);
+        n += vtci_focus_cells(f, region, s).n;
     return n;
 }
 
@@ -188,7 +190,7 @@ vtc_focusllava_size vtci_focus_size(const vtci_focus *f)
         size_t least = SIZE_MAX, most = 0;
 
         for (size_t s = 0; s < f->params.n_pools; s++) {
-            const size_t n = vtci_focus_n_cells(f, &region, s);
+            const size_t n = vtci_focus_cells(f, &region, s).n;
 
             least = vtci_min(least, n);
             most = vtci_max(most, n);
@@ -214,7 +216,7 @@ static void largest_region(const vtci_focus *f, size_t *n_positions, size_t *n_t
 
 void vtci_focus_lay_out(vtci_arena *arena, vtci_focus *f)
 {
-    const size_t c = f->x.n_cols, floats = vtci_mul(vtci_add(2, f->n_stored), c);
+    const size_t c = f->x.n_cols, floats = vtci_mul(vtci_add(1 + VTCI_MEASURED, f->n_stored), c);
     size_t n_positions, n_tokens;
 
     largest_region(f, &n_positions, &n_tokens);
@@ -237,8 +239,10 @@ vtci_focus_slice vtci_focus_slice_of(const vtci_focus *f, size_t worker)
     double *cosine = length + n_positions, *square = cosine + n_tokens;
     float *token = (float *)(void *)(square + n_tokens);
 
-    return (vtci_focus_slice){ token, token + f->x.n_cols, token + 2 * f->x.n_cols, length, cosine,
-                               square };
+    float *rows = token + f->x.n_cols;
+
+    return (vtci_focus_slice){ token,  rows,   rows + VTCI_MEASURED * f->x.n_cols,
+                               length, cosine, square };
 }
 
 const float *vtci_focus_row(const vtci_focus *f, size_t r, size_t c, float *tmp)
@@ -261,17 +265,17 @@ static void pool_positions(const vtci_focus *f, const vtci_box *box, bool averag
 
 /* y = the largest of a cell's parts at the base of scale s. */
 static void pool_parts(const vtci_focus *f, const vtci_box *region, size_t s, const vtci_box *cell,
-                       const float *stored, float *y)
+                       const vtci_focus_slice *slice, float *y)
 {
-    const size_t base = f->base[s], p = f->params.pools[base];
-    const size_t n_across = vtci_ceil_div(region->c1 - region->c0, p);
-    const float *parts = stored + f->store[base] * f->x.n_cols;
+    const size_t base = f->base[s];
+    const vtci_cells parts = vtci_focus_cells(f, region, base);
+    const size_t p = parts.pool;
     vtci_combine top;
 
     vtci_combine_begin(&top, y, f->x.n_cols, VTC_F32, true);
     for (size_t r = (cell->r0 - region->r0) / p; r * p + region->r0 < cell->r1; r++)
         for (size_t c = (cell->c0 - region->c0) / p; c * p + region->c0 < cell->c1; c++)
-            vtci_combine_add(&top, parts + (r * n_across + c) * f->x.n_cols, 1.0f);
+            vtci_combine_add(&top, vtci_focus_place(f, base, r * parts.n_across + c, slice), 1.0f);
     vtci_combine_end(&top);
 }
 
@@ -283,19 +287,22 @@ const float *vtci_focus_average(const vtci_focus *f, const vtci_box *box, float 
     return tmp;
 }
 
-const float *vtci_focus_token(const vtci_focus *f, const vtci_box *region, size_t s, size_t index,
+float *vtci_focus_place(const vtci_focus *f, size_t s, size_t index, const vtci_focus_slice *slice)
+{
+    return f->store[s] == SIZE_MAX ? slice->token
+                                   : slice->stored + (f->store[s] + index) * f->x.n_cols;
+}
+
+const float *vtci_focus_token(const vtci_focus *f, const vtci_cells *cells, size_t s, size_t index,
                               const vtci_focus_slice *slice)
 {
-    const vtci_box cell = vtci_focus_cell(f, region, s, index);
-    const bool is_base = f->store[s] != SIZE_MAX;
-    float *y = slice->token;
+    const vtci_box cell = vtci_cell(cells, index);
+    float *y = vtci_focus_place(f, s, index, slice);
 
-    if (is_base)
-        y = slice->stored + (f->store[s] + index) * f->x.n_cols;
-    else if (vtci_box_area(&cell) == 1)
+    if (f->store[s] == SIZE_MAX && vtci_box_area(&cell) == 1)
         return vtci_focus_row(f, cell.r0, cell.c0, y);
     if (f->base[s] != f->params.n_pools)
-        pool_parts(f, region, s, &cell, slice->stored, y);
+        pool_parts(f, &cells->region, s, &cell, slice, y);
     else
         pool_positions(f, &cell, f->params.pool == VTC_FOCUSLLAVA_AVERAGE, y);
     return y;
@@ -354,7 +361,7 @@ static void sum_band(void *job, size_t index, size_t worker)
         add_rows(f, r, vtci_min(r + n_rows, band.r1), sum, slice.token);
     for (size_t i = 0; i < f->x.n_cols; i++)
         finite &= fabs(sum[i]) <= DBL_MAX;
-    f->bad[index] = finite ? vtci_focus_rows(f) : sum_slowly(f, &band, sum, slice.row);
+    f->bad[index] = finite ? vtci_focus_rows(f) : sum_slowly(f, &band, sum, slice.rows);
 }
 
 vtc_status vtci_focus_mean(vtci_focus *f)

@@ -34,50 +34,90 @@ double vtci_focus_cosine(const float *a, double a_length, const float *b, double
     return vtci_focus_dot(a, b, n) / fmax(a_length * b_length, LEAST_LENGTH);
 }
 
-void vtci_focus_products(const float *x, const float *y, size_t n, double *dot, double *square)
+void vtci_focus_measure(const float *const *x, size_t n_rows, float *top, const float *y, size_t n,
+                        double *dot, double *square)
 {
-    float fast_square;
-    const float fast = vtci_kernels_get()->dot_and_square(x, y, n, &fast_square);
-    const bool ordinary = fabsf(fast) <= FLT_MAX && fast_square <= FLT_MAX && n != 1;
+    float dots[VTCI_MEASURED + 1], squares[VTCI_MEASURED + 1];
 
-    *dot = ordinary ? fast : vtci_focus_dot(x, y, n);
-    *square = ordinary ? fast_square : vtci_focus_dot(x, x, n);
+    vtci_kernels_get()->measure_rows(dots, squares, top, x, n_rows, y, n);
+    for (size_t r = 0; r < n_rows + (top != NULL); r++) {
+        const float *row = r < n_rows ? x[r] : top;
+        const bool ordinary = fabsf(dots[r]) <= FLT_MAX && squares[r] <= FLT_MAX && n != 1;
+
+        dot[r] = ordinary ? dots[r] : vtci_focus_dot(row, y, n);
+        square[r] = ordinary ? squares[r] : vtci_focus_dot(row, row, n);
+    }
 }
 
 /* ---- with the mean of the map ---------------------------------------------------------------- */
 
-static void measure(const vtci_focus *f, const float *token, size_t place,
-                    const vtci_focus_slice *slice)
+/* Tokens that are measured side by side, and their places in the list of the region. */
+struct batch {
+    const float *x[VTCI_MEASURED];
+    size_t place[VTCI_MEASURED], n;
+};
+
+/* Measures the rows held and, unless it is NULL, the largest of them, which is the token at
+ * top_place. */
+static void measure_batch(const vtci_focus *f, struct batch *b, float *top, size_t top_place,
+                          const vtci_focus_slice *slice)
 {
-    vtci_focus_products(token, f->mean, f->x.n_cols, &slice->cosine[place], &slice->square[place]);
+    double dot[VTCI_MEASURED + 1], square[VTCI_MEASURED + 1];
+
+    vtci_focus_measure(b->x, b->n, top, f->mean, f->x.n_cols, dot, square);
+    for (size_t r = 0; r < b->n + (top != NULL); r++) {
+        const size_t place = r < b->n ? b->place[r] : top_place;
+
+        slice->cosine[place] = dot[r];
+        slice->square[place] = square[r];
+    }
+    b->n = 0;
 }
 
-static void measure_positions(const vtci_focus *f, const vtci_box *region, const vtci_box *box,
-                              size_t first, const vtci_focus_slice *slice)
+/* The positions of a box, whose list starts at place `first`. The last of them are left in b. */
+static void hold_positions(const vtci_focus *f, const vtci_box *region, const vtci_box *box,
+                           size_t first, const vtci_focus_slice *slice, struct batch *b)
 {
     const size_t across = region->c1 - region->c0;
 
+    b->n = 0;
     for (size_t r = box->r0; r < box->r1; r++)
-        for (size_t c = box->c0; c < box->c1; c++)
-            measure(f, vtci_focus_row(f, r, c, slice->token),
-                    first + (r - region->r0) * across + c - region->c0, slice);
+        for (size_t c = box->c0; c < box->c1; c++) {
+            if (b->n == VTCI_MEASURED)
+                measure_batch(f, b, NULL, 0, slice);
+            b->x[b->n] = vtci_focus_row(f, r, c, slice->rows + b->n * f->x.n_cols);
+            b->place[b->n++] = first + (r - region->r0) * across + c - region->c0;
+        }
 }
 
 /* The tokens of a scale. Before each the positions of its cell, if a finer scale has these as its
- * tokens: they are near then when they are pooled. */
+ * tokens: they are near then when they are pooled, and a token that is the largest of few is found
+ * while they are measured. */
 static void measure_scale(const vtci_focus *f, const vtci_box *region, size_t s, bool positions,
                           const vtci_focus_slice *slice)
 {
     const size_t first = vtci_focus_first_cell(f, region, s);
     const size_t first_position = vtci_focus_first_cell(f, region, f->order[0]);
+    const vtci_cells cells = vtci_focus_cells(f, region, s);
 
-    for (size_t i = 0; i < vtci_focus_n_cells(f, region, s); i++) {
+    for (size_t i = 0; i < cells.n; i++) {
+        struct batch b = { .n = 0 };
+
         if (positions) {
-            const vtci_box cell = vtci_focus_cell(f, region, s, i);
+            const vtci_box cell = vtci_cell(&cells, i);
+            const bool is_small =
+                vtci_box_area(&cell) <= VTCI_MEASURED && f->params.pool == VTC_FOCUSLLAVA_MAX;
 
-            measure_positions(f, region, &cell, first_position, slice);
+            hold_positions(f, region, &cell, first_position, slice, &b);
+            measure_batch(f, &b, is_small ? vtci_focus_place(f, s, i, slice) : NULL, first + i,
+                          slice);
+            if (is_small)
+                continue;
         }
-        measure(f, vtci_focus_token(f, region, s, i, slice), first + i, slice);
+        b.x[0] = vtci_focus_token(f, &cells, s, i, slice);
+        b.place[0] = first + i;
+        b.n = 1;
+        measure_batch(f, &b, NULL, 0, slice);
     }
 }
 

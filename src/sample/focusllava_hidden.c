@@ -8,6 +8,7 @@
  * unit rows of text: V + M rows are read, once, instead of V M pairs multiplied.
  */
 #include "../../include/vtc/sample.h"
+#include "../kernels/kernels.h"
 #include "../linalg/rows.h"
 #include "focusllava.h"
 
@@ -26,7 +27,7 @@ struct hidden {
     float *direction; /* [D] mean of the unit rows of text */
     double *length;   /* [V + M] those of visual first      */
     double *product;  /* [V] of the direction and visual    */
-    char *slices;     /* per worker two rows                */
+    char *slices;     /* per worker VTCI_MEASURED rows      */
     size_t slice_stride;
 };
 
@@ -53,7 +54,8 @@ static void lay_out(vtci_arena *arena, struct hidden *h)
     h->length = vtci_take(arena, vtci_add(h->visual.n_rows, h->text.n_rows), sizeof(*h->length));
     h->product = vtci_take(arena, h->visual.n_rows, sizeof(*h->product));
     h->slices =
-        vtci_take_slices(arena, h->call, vtci_mul(vtci_mul(2, d), sizeof(float)), &h->slice_stride);
+        vtci_take_slices(arena, h->call, vtci_mul(vtci_mul(VTCI_MEASURED, d), sizeof(float)),
+                         &h->slice_stride);
 }
 
 vtc_status vtc_focusllava_hidden_score_scratch(const vtc_tensor *visual, const vtc_tensor *text,
@@ -96,13 +98,17 @@ static void measure_visual(void *job, size_t index, size_t worker)
 {
     const struct hidden *h = job;
     const size_t begin = index * BLOCK, end = vtci_min(begin + BLOCK, h->visual.n_rows);
+    const size_t c = h->visual.n_cols;
 
-    for (size_t v = begin; v < end; v++) {
-        double square;
+    for (size_t v = begin; v < end; v += VTCI_MEASURED) {
+        const size_t n = vtci_min(VTCI_MEASURED, end - v);
+        const float *x[VTCI_MEASURED];
 
-        vtci_focus_products(row_of(&h->visual, v, slice_of(h, worker)), h->direction,
-                            h->visual.n_cols, &h->product[v], &square);
-        h->length[v] = sqrt(square);
+        for (size_t r = 0; r < n; r++)
+            x[r] = row_of(&h->visual, v + r, slice_of(h, worker) + r * c);
+        vtci_focus_measure(x, n, NULL, h->direction, c, h->product + v, h->length + v);
+        for (size_t r = v; r < v + n; r++)
+            h->length[r] = sqrt(h->length[r]);
     }
 }
 

@@ -113,39 +113,42 @@ static void score_region(void *job, size_t index, size_t worker)
 struct walk {
     const vtci_focus *f;
     size_t region, scale;
-    size_t end; /* the place behind the cells of this region and scale */
-    vtci_box region_box;
+    vtci_cells cells; /* of this region and scale */
+    size_t begin;     /* the place of the first   */
 };
+
+static void open_cells(struct walk *w)
+{
+    const vtci_box region = vtci_focus_region(w->f, w->region);
+
+    w->cells = vtci_focus_cells(w->f, &region, w->scale);
+}
 
 static struct walk first_candidate(const vtci_focus *f)
 {
-    struct walk w = { f, 0, 0, 0, { 0, 0, 0, 0 } };
+    struct walk w = { .f = f };
 
-    if (vtci_focus_rows(f) != 0) {
-        w.region_box = vtci_focus_region(f, 0);
-        w.end = vtci_focus_n_cells(f, &w.region_box, 0);
-    }
+    if (vtci_focus_rows(f) != 0)
+        open_cells(&w);
     return w;
 }
 
 static void next_scale(struct walk *w)
 {
+    w->begin += w->cells.n;
     if (++w->scale == w->f->params.n_pools) {
         w->scale = 0;
-        w->region_box = vtci_focus_region(w->f, ++w->region);
+        w->region++;
     }
-    w->end += vtci_focus_n_cells(w->f, &w->region_box, w->scale);
+    open_cells(w);
 }
 
 /* The cell at a place of the list that is not before the last one asked for. */
 static vtci_box cell_at(struct walk *w, size_t place)
 {
-    const vtci_box *region = &w->region_box;
-
-    while (place >= w->end)
+    while (place - w->begin >= w->cells.n)
         next_scale(w);
-    return vtci_focus_cell(w->f, region, w->scale,
-                           place - (w->end - vtci_focus_n_cells(w->f, region, w->scale)));
+    return vtci_cell(&w->cells, place - w->begin);
 }
 
 /* Scores all candidates, ranks them, and counts entries and shares. */

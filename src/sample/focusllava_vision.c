@@ -125,7 +125,7 @@ static void lay_out(vtci_arena *arena, struct vision *v)
 static double similarity(const vtci_focus *f, const vtci_box *region, size_t s,
                          const vtci_focus_slice *slice)
 {
-    const size_t n = vtci_focus_n_cells(f, region, s);
+    const size_t n = vtci_focus_cells(f, region, s).n;
     const double *cosine = slice->cosine + vtci_focus_first_cell(f, region, s);
     double sum = 0.0;
 
@@ -141,7 +141,7 @@ static void measure_positions(const vtci_focus *f, const vtci_box *region,
 
     for (size_t r = region->r0; r < region->r1; r++)
         for (size_t c = region->c0; c < region->c1; c++)
-            *length++ = vtci_focus_length(vtci_focus_row(f, r, c, slice->row), f->x.n_cols);
+            *length++ = vtci_focus_length(vtci_focus_row(f, r, c, slice->rows), f->x.n_cols);
 }
 
 /* The sum over a cell's positions of their cosine with its token. */
@@ -154,7 +154,7 @@ static double cell_fidelity(const vtci_focus *f, const vtci_box *region, const v
 
     for (size_t r = cell->r0; r < cell->r1; r++)
         for (size_t c = cell->c0; c < cell->c1; c++) {
-            const float *x = vtci_focus_row(f, r, c, slice->row);
+            const float *x = vtci_focus_row(f, r, c, slice->rows);
             const double length = slice->length[(r - region->r0) * across + c - region->c0];
 
             sum += vtci_focus_cosine(x, length, token, token_length, n);
@@ -166,13 +166,13 @@ static double cell_fidelity(const vtci_focus *f, const vtci_box *region, const v
 static double fidelity(const vtci_focus *f, const vtci_box *region, size_t s,
                        const vtci_focus_slice *slice)
 {
-    const size_t n = vtci_focus_n_cells(f, region, s);
+    const vtci_cells cells = vtci_focus_cells(f, region, s);
     double sum = 0.0;
 
-    for (size_t i = 0; i < n; i++) {
-        const vtci_box cell = vtci_focus_cell(f, region, s, i);
+    for (size_t i = 0; i < cells.n; i++) {
+        const vtci_box cell = vtci_cell(&cells, i);
 
-        sum += cell_fidelity(f, region, &cell, vtci_focus_token(f, region, s, i, slice), slice);
+        sum += cell_fidelity(f, region, &cell, vtci_focus_token(f, &cells, s, i, slice), slice);
     }
     return sum / (double)vtci_box_area(region);
 }
@@ -186,8 +186,8 @@ static double linear(const struct vision *v, size_t s, const float *mean,
     const char *row = vtci_row(&v->weight, 0, s);
     double score = v->bias[s];
 
-    score += k->dot(vtci_load_row(row, v->weight.dtype, c, slice->row), mean, c);
-    score += k->dot(vtci_load_row(row + c * size, v->weight.dtype, c, slice->row), v->map.mean, c);
+    score += k->dot(vtci_load_row(row, v->weight.dtype, c, slice->rows), mean, c);
+    score += k->dot(vtci_load_row(row + c * size, v->weight.dtype, c, slice->rows), v->map.mean, c);
     return score;
 }
 
@@ -246,7 +246,7 @@ static vtc_status decide(struct vision *v)
         for (size_t s = 0; s < n_scales(v); s++)
             VTCI_REQUIRE(v->map.call, fabsf(v->scores[i * n_scales(v) + s]) <= FLT_MAX,
                          VTC_ERR_DATA, "the score of region %zu at scale %zu is not finite", i, s);
-        v->n_out += vtci_focus_n_cells(&v->map, &region, (size_t)v->scale[i]);
+        v->n_out += vtci_focus_cells(&v->map, &region, (size_t)v->scale[i]).n;
     }
     return VTC_OK;
 }
@@ -296,12 +296,13 @@ static void write_plan(const struct vision *v, const float *mass, vtc_plan *plan
 
     for (size_t i = 0; i < v->n_regions; i++) {
         const vtci_box region = vtci_focus_region(f, i);
-        const size_t s = (size_t)v->scale[i], n_cells = vtci_focus_n_cells(f, &region, s);
+        const size_t s = (size_t)v->scale[i];
+        const vtci_cells cells = vtci_focus_cells(f, &region, s);
         const double scaled = gate(v, i);
 
         write_score(v, &region, v->scores[i * n_scales(v) + s], plan);
-        for (size_t k = 0; k < n_cells; k++, j++) {
-            const vtci_box cell = vtci_focus_cell(f, &region, s, k);
+        for (size_t k = 0; k < cells.n; k++, j++) {
+            const vtci_box cell = vtci_cell(&cells, k);
             const float weight = (float)(vtci_focus_weight(f, &cell) * scaled);
 
             at = vtci_focus_write_cell(f, &cell, weight, plan, j, at);
