@@ -113,13 +113,13 @@ static void check_sum(float got, const float *x, const float *y, size_t n)
     assert_true(fabs(got - want) <= ((double)(n / 4 + 1) + 4) * UNIT * magnitude);
 }
 
-static void check_measured(const vtci_kernels *k, uint64_t *seed, size_t n_rows, size_t n,
+static void check_measured(const vtci_kernels *k, uint64_t *seed, size_t n_rows, size_t n, bool own,
                            bool wants_top)
 {
+    const size_t n_own = own ? n_rows : 0, n_out = n_own + wants_top;
     float *x[VTCI_MEASURED], *y = guard_alloc(n * sizeof(*y)), alone, square_alone;
     float *top = guard_alloc(n * sizeof(*top));
-    float *dot = guard_alloc((n_rows + wants_top) * sizeof(*dot));
-    float *square = guard_alloc((n_rows + wants_top) * sizeof(*square));
+    float *dot = guard_alloc(n_out * sizeof(*dot)), *square = guard_alloc(n_out * sizeof(*square));
 
     rng_fill(seed, y, n);
     guard_readonly(y);
@@ -129,7 +129,8 @@ static void check_measured(const vtci_kernels *k, uint64_t *seed, size_t n_rows,
         guard_readonly(x[r]);
     }
     poison(top, n * sizeof(*top));
-    k->measure_rows(dot, square, wants_top ? top : NULL, (const float *const *)x, n_rows, y, n);
+    k->measure_rows(dot, square, wants_top ? top : NULL, (const float *const *)x, n_rows, own, y,
+                    n);
     for (size_t i = 0; wants_top && i < n; i++) {
         float largest = x[0][i];
 
@@ -137,12 +138,12 @@ static void check_measured(const vtci_kernels *k, uint64_t *seed, size_t n_rows,
             largest = x[r][i] > largest ? x[r][i] : largest;
         assert_true(top[i] == largest);
     }
-    for (size_t r = 0; r < n_rows + wants_top; r++) {
-        const float *row = r < n_rows ? x[r] : top;
+    for (size_t r = 0; r < n_out; r++) {
+        const float *row = r < n_own ? x[r] : top;
 
         check_sum(dot[r], row, y, n);
         check_sum(square[r], row, row, n);
-        k->measure_rows(&alone, &square_alone, NULL, &row, 1, y, n);
+        k->measure_rows(&alone, &square_alone, NULL, &row, 1, 1, y, n);
         assert_true(same_value(alone, dot[r]) && same_value(square_alone, square[r]));
     }
     for (size_t r = 0; r < n_rows; r++)
@@ -159,9 +160,9 @@ static void rows_measured_together_have_the_bits_of_each_alone(const vtci_kernel
 
     for (size_t i = 0; i < N_LENGTHS; i++)
         for (size_t n_rows = 0; n_rows <= VTCI_MEASURED; n_rows++) {
-            check_measured(k, &seed, n_rows, length_at(i), false);
-            if (n_rows != 0)
-                check_measured(k, &seed, n_rows, length_at(i), true);
+            check_measured(k, &seed, n_rows, length_at(i), true, false);
+            check_measured(k, &seed, n_rows, length_at(i), true, n_rows != 0);
+            check_measured(k, &seed, n_rows, length_at(i), false, n_rows != 0);
         }
 }
 
@@ -171,7 +172,7 @@ static void a_nan_makes_the_square_of_its_row_nan(const vtci_kernels *k)
     const float *const rows[] = { x[0], x[1], x[2], x[3] };
 
     x[1][20] = NAN;
-    k->measure_rows(dot, square, top, rows, 4, x[0], 37);
+    k->measure_rows(dot, square, top, rows, 4, 1, x[0], 37);
     for (int r = 0; r < 4; r++)
         assert_true(isnan(square[r]) == (r == 1));
 }

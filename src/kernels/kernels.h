@@ -55,11 +55,12 @@ typedef struct vtci_kernels {
 
     /*
      * dot[r] = sum of x[r][i] * y[i] and square[r] = sum of x[r][i]^2, r < n_rows <= VTCI_MEASURED.
-     * Unless `top` is NULL, top[i] is the largest of x[r][i], without regard to NaN, and
-     * dot[n_rows] and square[n_rows] are its own. The bits of a sum depend on its row and y alone.
+     * Unless `top` is NULL, top[i] is the largest of x[r][i], without regard to NaN, and its dot
+     * and square come behind those of the rows, or alone if the rows' `own` are not wanted. The
+     * bits of a sum depend on its row and y alone.
      */
     void (*measure_rows)(float *dot, float *square, float *top, const float *const *x,
-                         size_t n_rows, const float *y, size_t n);
+                         size_t n_rows, int own, const float *y, size_t n);
 
     /* y[r] = sum of x[i] * z[r * stride + i], r < n_rows: one row with each of many. The bits of a
      * sum depend on its two rows alone, not on its place among the others. */

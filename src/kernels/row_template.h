@@ -99,11 +99,13 @@ ATTRIBUTES static float KERNEL(dot)(const float *x, const float *y, size_t n)
     return sum_lanes(add(add(s0, s1), add(s2, s3)));
 }
 
-/* measure_rows() of n_x rows, a constant. Sums have one vector each, whatever n_x, so that a row's
- * bits do not depend on its company. */
+/* measure_rows() of n_x rows, a constant as the other sizes. Sums have one vector each, whatever
+ * n_x, so that a row's bits do not depend on its company. */
 INLINE void KERNEL(measure)(float *dot, float *square, float *top, const float *const *x,
-                            const float *y, size_t n, const size_t n_x, const int wants_top)
+                            const float *y, size_t n, const size_t n_x, const int own,
+                            const int wants_top)
 {
+    const size_t n_own = own ? n_x : 0;
     vec dots[VTCI_MEASURED + 1], squares[VTCI_MEASURED + 1];
 
     UNROLL for (size_t r = 0; r <= n_x; r++) dots[r] = squares[r] = fill(0.0f);
@@ -115,17 +117,19 @@ INLINE void KERNEL(measure)(float *dot, float *square, float *top, const float *
         {
             const vec row = KERNEL(load_next)(x[r] + i, n - i, 0.0f);
 
-            dots[r] = fma3(row, v, dots[r]);
-            squares[r] = fma3(row, row, squares[r]);
+            if (own) {
+                dots[r] = fma3(row, v, dots[r]);
+                squares[r] = fma3(row, row, squares[r]);
+            }
             largest = larger(largest, row);
         }
         if (wants_top) {
             KERNEL(store_next)(top + i, n - i, largest);
-            dots[n_x] = fma3(largest, v, dots[n_x]);
-            squares[n_x] = fma3(largest, largest, squares[n_x]);
+            dots[n_own] = fma3(largest, v, dots[n_own]);
+            squares[n_own] = fma3(largest, largest, squares[n_own]);
         }
     }
-    UNROLL for (size_t r = 0; r < n_x + (wants_top != 0); r++)
+    UNROLL for (size_t r = 0; r < n_own + (wants_top != 0); r++)
     {
         dot[r] = sum_lanes(dots[r]);
         square[r] = sum_lanes(squares[r]);
@@ -134,29 +138,30 @@ INLINE void KERNEL(measure)(float *dot, float *square, float *top, const float *
 
 /* Missing rows are stood in for by the first. */
 ATTRIBUTES static void KERNEL(measure_rows)(float *dot, float *square, float *top,
-                                            const float *const *x, size_t n_rows, const float *y,
-                                            size_t n)
+                                            const float *const *x, size_t n_rows, int own,
+                                            const float *y, size_t n)
 {
     const float *four[VTCI_MEASURED];
     float dots[VTCI_MEASURED + 1], squares[VTCI_MEASURED + 1];
+    const size_t n_own = own ? n_rows : 0;
 
-    if (n_rows == 0)
+    if (n_rows == 0 || n_own + (top != NULL) == 0)
         return;
-    if (n_rows == 1 && top == NULL) {
-        KERNEL(measure)(dot, square, NULL, x, y, n, 1, 0);
-        return;
-    }
     for (size_t r = 0; r < VTCI_MEASURED; r++)
         four[r] = x[r < n_rows ? r : 0];
-    if (top == NULL)
-        KERNEL(measure)(dots, squares, NULL, four, y, n, VTCI_MEASURED, 0);
+    if (top == NULL && n_rows == 1)
+        KERNEL(measure)(dots, squares, NULL, four, y, n, 1, 1, 0);
+    else if (top == NULL)
+        KERNEL(measure)(dots, squares, NULL, four, y, n, VTCI_MEASURED, 1, 0);
+    else if (own)
+        KERNEL(measure)(dots, squares, top, four, y, n, VTCI_MEASURED, 1, 1);
     else
-        KERNEL(measure)(dots, squares, top, four, y, n, VTCI_MEASURED, 1);
-    memcpy(dot, dots, n_rows * sizeof(*dot));
-    memcpy(square, squares, n_rows * sizeof(*square));
+        KERNEL(measure)(dots, squares, top, four, y, n, VTCI_MEASURED, 0, 1);
+    memcpy(dot, dots, n_own * sizeof(*dot));
+    memcpy(square, squares, n_own * sizeof(*square));
     if (top != NULL) {
-        dot[n_rows] = dots[VTCI_MEASURED];
-        square[n_rows] = squares[VTCI_MEASURED];
+        dot[n_own] = dots[own ? VTCI_MEASURED : 0];
+        square[n_own] = squares[own ? VTCI_MEASURED : 0];
     }
 }
 

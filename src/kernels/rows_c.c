@@ -18,11 +18,11 @@ static float dot_c(const float *x, const float *y, size_t n)
 }
 
 static void measure_rows_c(float *dot, float *square, float *top, const float *const *x,
-                           size_t n_rows, const float *y, size_t n)
+                           size_t n_rows, int own, const float *y, size_t n)
 {
-    for (size_t r = 0; r < n_rows; r++) {
-        dot[r] = dot_c(x[r], y, n);
-        square[r] = dot_c(x[r], x[r], n);
+    for (size_t r = 0; own && r < n_rows; r++) {
+        *dot++ = dot_c(x[r], y, n);
+        *square++ = dot_c(x[r], x[r], n);
     }
     if (top == NULL)
         return;
@@ -31,8 +31,8 @@ static void measure_rows_c(float *dot, float *square, float *top, const float *c
         for (size_t r = 0; r < n_rows; r++)
             top[i] = x[r][i] > top[i] ? x[r][i] : top[i];
     }
-    dot[n_rows] = dot_c(top, y, n);
-    square[n_rows] = dot_c(top, top, n);
+    *dot = dot_c(top, y, n);
+    *square = dot_c(top, top, n);
 }
 
 static void dot_rows_c(float *y, const float *x, const float *z, size_t stride, size_t n_rows,

@@ -30,9 +30,9 @@ typedef struct vtci_focus {
     float *mean;        /* [C] of the map */
     double mean_length; /* its length     */
 
-    double *sums; /* [n_down, C] sums of a row of regions                                    */
-    size_t *bad;  /* [n_down] the first position that is not finite, or H W                  */
-    char *slices; /* per worker: see vtci_focus_slice                                        */
+    float *sums;   /* [.., C] of some rows of the grid    */
+    double *total; /* [C] of all                          */
+    char *slices;  /* per worker: see vtci_focus_slice    */
     size_t slice_stride;
 } vtci_focus;
 
@@ -72,6 +72,20 @@ typedef struct vtci_cells {
 vtci_cells vtci_focus_cells(const vtci_focus *f, const vtci_box *region, size_t s);
 
 vtci_box vtci_cell(const vtci_cells *cells, size_t index);
+
+/* On to the next cell, without the division; behind the last one there is none. */
+static inline void vtci_next_cell(const vtci_cells *cells, vtci_box *cell)
+{
+    const vtci_box *region = &cells->region;
+
+    if (cell->c1 == region->c1) {
+        cell->r0 = cell->r1;
+        cell->r1 += vtci_min(cells->pool, region->r1 - cell->r1);
+        cell->c1 = region->c0;
+    }
+    cell->c0 = cell->c1;
+    cell->c1 += vtci_min(cells->pool, region->c1 - cell->c1);
+}
 
 /* The place of a scale's first token among those of its region. */
 size_t vtci_focus_first_cell(const vtci_focus *f, const vtci_box *region, size_t scale);
@@ -113,6 +127,21 @@ const float *vtci_focus_average(const vtci_focus *f, const vtci_box *box, float 
  * from it. */
 float *vtci_focus_place(const vtci_focus *f, size_t s, size_t index, const vtci_focus_slice *slice);
 
+/* Whether the tokens of a scale are pooled from those of a finer one. */
+static inline bool vtci_focus_has_base(const vtci_focus *f, size_t s)
+{
+    return f->base[s] != f->params.n_pools;
+}
+
+/* The cells of its base that a cell is made of, as a box of the n_across that a region has. */
+typedef struct vtci_parts {
+    size_t base, n_across;
+    vtci_box box;
+} vtci_parts;
+
+vtci_parts vtci_focus_parts(const vtci_focus *f, const vtci_cells *cells, size_t s,
+                            const vtci_box *cell);
+
 /* The pooled token of cell `index` of scale s, at its place or where it is. Those of its base must
  * have been asked for before, in this region and by this worker. */
 const float *vtci_focus_token(const vtci_focus *f, const vtci_cells *cells, size_t s, size_t index,
@@ -126,10 +155,9 @@ double vtci_focus_dot(const float *a, const float *b, size_t n);
 
 double vtci_focus_length(const float *x, size_t n);
 
-/* x[r] y and x[r] x[r] for some rows, and unless NULL their largest, with its own behind them:
- * measure_rows() of finite rows, in double where a sum leaves the range of F32. */
-void vtci_focus_measure(const float *const *x, size_t n_rows, float *top, const float *y, size_t n,
-                        double *dot, double *square);
+/* measure_rows() of finite rows, in double where a sum leaves the range of F32. */
+void vtci_focus_measure(const float *const *x, size_t n_rows, bool own, float *top, const float *y,
+                        size_t n, double *dot, double *square);
 
 /* a b / max(|a| |b|, 1e-12) */
 double vtci_focus_cosine(const float *a, double a_length, const float *b, double b_length,

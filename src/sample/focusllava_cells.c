@@ -13,6 +13,7 @@
 
 #include <float.h>
 #include <math.h>
+#include <string.h>
 
 /* ---- checks ---------------------------------------------------------------------------------- */
 
@@ -214,6 +215,18 @@ static void largest_region(const vtci_focus *f, size_t *n_positions, size_t *n_t
     *n_tokens = n_candidates(f, &largest);
 }
 
+enum { SUMMED = 96 }; /* positions that are summed in float, or a grid row */
+
+static size_t rows_of_sum(const vtci_focus *f)
+{
+    return vtci_max(1, SUMMED / vtci_max(1, f->grid_w));
+}
+
+static size_t n_sums(const vtci_focus *f)
+{
+    return vtci_ceil_div(f->grid_h, rows_of_sum(f));
+}
+
 void vtci_focus_lay_out(vtci_arena *arena, vtci_focus *f)
 {
     const size_t c = f->x.n_cols, floats = vtci_mul(vtci_add(1 + VTCI_MEASURED, f->n_stored), c);
@@ -221,8 +234,8 @@ void vtci_focus_lay_out(vtci_arena *arena, vtci_focus *f)
 
     largest_region(f, &n_positions, &n_tokens);
     f->mean = vtci_take(arena, c, sizeof(*f->mean));
-    f->sums = vtci_take(arena, vtci_mul(f->n_down, c), sizeof(*f->sums));
-    f->bad = vtci_take(arena, f->n_down, sizeof(*f->bad));
+    f->sums = vtci_take(arena, vtci_mul(n_sums(f), c), sizeof(*f->sums));
+    f->total = vtci_take(arena, c, sizeof(*f->total));
     f->slices = vtci_take_slices(arena, f->call,
                                  vtci_add(vtci_mul(n_positions + 2 * n_tokens, sizeof(double)),
                                           vtci_mul(floats, sizeof(float))),
@@ -263,22 +276,6 @@ static void pool_positions(const vtci_focus *f, const vtci_box *box, bool averag
     vtci_combine_end(&sum);
 }
 
-/* y = the largest of a cell's parts at the base of scale s. */
-static void pool_parts(const vtci_focus *f, const vtci_box *region, size_t s, const vtci_box *cell,
-                       const vtci_focus_slice *slice, float *y)
-{
-    const size_t base = f->base[s];
-    const vtci_cells parts = vtci_focus_cells(f, region, base);
-    const size_t p = parts.pool;
-    vtci_combine top;
-
-    vtci_combine_begin(&top, y, f->x.n_cols, VTC_F32, true);
-    for (size_t r = (cell->r0 - region->r0) / p; r * p + region->r0 < cell->r1; r++)
-        for (size_t c = (cell->c0 - region->c0) / p; c * p + region->c0 < cell->c1; c++)
-            vtci_combine_add(&top, vtci_focus_place(f, base, r * parts.n_across + c, slice), 1.0f);
-    vtci_combine_end(&top);
-}
-
 const float *vtci_focus_average(const vtci_focus *f, const vtci_box *box, float *tmp)
 {
     if (vtci_box_area(box) == 1)
@@ -293,6 +290,33 @@ float *vtci_focus_place(const vtci_focus *f, size_t s, size_t index, const vtci_
                                    : slice->stored + (f->store[s] + index) * f->x.n_cols;
 }
 
+vtci_parts vtci_focus_parts(const vtci_focus *f, const vtci_cells *cells, size_t s,
+                            const vtci_box *cell)
+{
+    const vtci_box *region = &cells->region;
+    const size_t base = f->base[s], p = f->params.pools[base];
+
+    return (vtci_parts){ base,
+                         vtci_ceil_div(region->c1 - region->c0, p),
+                         { (cell->r0 - region->r0) / p, (cell->c0 - region->c0) / p,
+                           vtci_ceil_div(cell->r1 - region->r0, p),
+                           vtci_ceil_div(cell->c1 - region->c0, p) } };
+}
+
+/* y = the largest of a cell's parts. */
+static void pool_parts(const vtci_focus *f, const vtci_parts *parts, const vtci_focus_slice *slice,
+                       float *y)
+{
+    vtci_combine top;
+
+    vtci_combine_begin(&top, y, f->x.n_cols, VTC_F32, true);
+    for (size_t r = parts->box.r0; r < parts->box.r1; r++)
+        for (size_t c = parts->box.c0; c < parts->box.c1; c++)
+            vtci_combine_add(&top, vtci_focus_place(f, parts->base, r * parts->n_across + c, slice),
+                             1.0f);
+    vtci_combine_end(&top);
+}
+
 const float *vtci_focus_token(const vtci_focus *f, const vtci_cells *cells, size_t s, size_t index,
                               const vtci_focus_slice *slice)
 {
@@ -301,85 +325,88 @@ const float *vtci_focus_token(const vtci_focus *f, const vtci_cells *cells, size
 
     if (f->store[s] == SIZE_MAX && vtci_box_area(&cell) == 1)
         return vtci_focus_row(f, cell.r0, cell.c0, y);
-    if (f->base[s] != f->params.n_pools)
-        pool_parts(f, &cells->region, s, &cell, slice, y);
-    else
+    if (vtci_focus_has_base(f, s)) {
+        const vtci_parts parts = vtci_focus_parts(f, cells, s, &cell);
+
+        pool_parts(f, &parts, slice, y);
+    } else
         pool_positions(f, &cell, f->params.pool == VTC_FOCUSLLAVA_AVERAGE, y);
     return y;
 }
 
 /* ---- the mean of the map --------------------------------------------------------------------- */
 
-enum { SUMMED = 128 }; /* positions that are summed in float, or a grid row */
-
-/* sum += the positions of grid rows first .. end - 1. */
-static void add_rows(const vtci_focus *f, size_t first, size_t end, double *sum, float *of_rows)
-{
-    vtci_combine rows;
-
-    vtci_combine_begin(&rows, of_rows, f->x.n_cols, f->x.dtype, false);
-    for (size_t r = first; r < end; r++)
-        for (size_t c = 0; c < f->grid_w; c++)
-            vtci_combine_add(&rows, vtci_row(&f->x, r, c), 1.0f);
-    vtci_combine_end(&rows);
-    for (size_t i = 0; i < f->x.n_cols; i++)
-        sum[i] += of_rows[i];
-}
-
-/* The sums of a band when those in float are not finite: a position is not, or the sums leave the
- * range. Returns the first such position, or H W. */
-static size_t sum_slowly(const vtci_focus *f, const vtci_box *band, double *sum, float *tmp)
-{
-    for (size_t i = 0; i < f->x.n_cols; i++)
-        sum[i] = 0.0;
-    for (size_t r = band->r0; r < band->r1; r++)
-        for (size_t c = 0; c < f->grid_w; c++) {
-            const float *x = vtci_focus_row(f, r, c, tmp);
-
-            for (size_t i = 0; i < f->x.n_cols; i++) {
-                if (!(fabsf(x[i]) <= FLT_MAX))
-                    return r * f->grid_w + c;
-                sum[i] += x[i];
-            }
-        }
-    return vtci_focus_rows(f);
-}
-
-/* A band: the rows of the grid that a row of regions has. */
-static void sum_band(void *job, size_t index, size_t worker)
+/* sums[index] = the sum of some rows of the grid. */
+static void sum_rows(void *job, size_t index, size_t worker)
 {
     const vtci_focus *f = job;
-    const vtci_focus_slice slice = vtci_focus_slice_of(f, worker);
-    const vtci_box band = vtci_focus_region(f, index * f->n_across);
-    const size_t n_rows = vtci_max(1, SUMMED / f->grid_w);
-    double *sum = f->sums + index * f->x.n_cols;
+    const size_t first = index * rows_of_sum(f);
+    const size_t end = vtci_min(first + rows_of_sum(f), f->grid_h);
+    vtci_combine sum;
+
+    (void)worker;
+    vtci_combine_begin(&sum, f->sums + index * f->x.n_cols, f->x.n_cols, f->x.dtype, false);
+    for (size_t r = first; r < end; r++)
+        for (size_t c = 0; c < f->grid_w; c++)
+            vtci_combine_add(&sum, vtci_row(&f->x, r, c), 1.0f);
+    vtci_combine_end(&sum);
+}
+
+static void add_sums(vtci_focus *f)
+{
+    for (size_t i = 0; i < n_sums(f); i++) {
+        const float *sum = f->sums + i * f->x.n_cols;
+
+        for (size_t c = 0; c < f->x.n_cols; c++)
+            f->total[c] += sum[c];
+    }
+}
+
+/* Adds a position to the total. Whether it is finite. */
+static bool add_position(vtci_focus *f, const float *x)
+{
+    for (size_t i = 0; i < f->x.n_cols; i++) {
+        if (!(fabsf(x[i]) <= FLT_MAX))
+            return false;
+        f->total[i] += x[i];
+    }
+    return true;
+}
+
+/* For when sums in float are not finite: a position is not, or they left the range. */
+static vtc_status add_positions(vtci_focus *f)
+{
+    const vtci_focus_slice slice = vtci_focus_slice_of(f, 0);
+
+    for (size_t r = 0; r < f->grid_h; r++)
+        for (size_t c = 0; c < f->grid_w; c++)
+            VTCI_REQUIRE(f->call, add_position(f, vtci_focus_row(f, r, c, slice.rows)),
+                         VTC_ERR_DATA, "x has NaN or Inf at row %zu, column %zu", r, c);
+    return VTC_OK;
+}
+
+static bool is_finite(const double *x, size_t n)
+{
     int finite = 1;
 
-    for (size_t i = 0; i < f->x.n_cols; i++)
-        sum[i] = 0.0;
-    for (size_t r = band.r0; r < band.r1; r += n_rows)
-        add_rows(f, r, vtci_min(r + n_rows, band.r1), sum, slice.token);
-    for (size_t i = 0; i < f->x.n_cols; i++)
-        finite &= fabs(sum[i]) <= DBL_MAX;
-    f->bad[index] = finite ? vtci_focus_rows(f) : sum_slowly(f, &band, sum, slice.rows);
+    for (size_t i = 0; i < n; i++)
+        finite &= fabs(x[i]) <= DBL_MAX;
+    return finite;
 }
 
 vtc_status vtci_focus_mean(vtci_focus *f)
 {
-    const size_t n = vtci_focus_rows(f);
-
-    if (n == 0)
+    if (vtci_focus_rows(f) == 0)
         return VTC_OK;
-    vtci_parallel(f->call, f->n_down, sum_band, f);
-    for (size_t i = 0; i < f->n_down; i++)
-        VTCI_REQUIRE(f->call, f->bad[i] == n, VTC_ERR_DATA,
-                     "x has NaN or Inf at row %zu, column %zu", f->bad[i] / f->grid_w,
-                     f->bad[i] % f->grid_w);
-    for (size_t i = 1; i < f->n_down; i++)
-        for (size_t c = 0; c < f->x.n_cols; c++)
-            f->sums[c] += f->sums[i * f->x.n_cols + c];
+    vtci_parallel(f->call, n_sums(f), sum_rows, f);
+    memset(f->total, 0, f->x.n_cols * sizeof(*f->total));
+    add_sums(f);
+    if (!is_finite(f->total, f->x.n_cols)) {
+        memset(f->total, 0, f->x.n_cols * sizeof(*f->total));
+        VTCI_TRY(add_positions(f));
+    }
     for (size_t c = 0; c < f->x.n_cols; c++)
-        f->mean[c] = (float)(f->sums[c] / (double)n);
+        f->mean[c] = (float)(f->total[c] / (double)vtci_focus_rows(f));
     f->mean_length = vtci_focus_length(f->mean, f->x.n_cols);
     return VTC_OK;
 }

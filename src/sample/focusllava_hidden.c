@@ -106,7 +106,7 @@ static void measure_visual(void *job, size_t index, size_t worker)
 
         for (size_t r = 0; r < n; r++)
             x[r] = row_of(&h->visual, v + r, slice_of(h, worker) + r * c);
-        vtci_focus_measure(x, n, NULL, h->direction, c, h->product + v, h->length + v);
+        vtci_focus_measure(x, n, true, NULL, h->direction, c, h->product + v, h->length + v);
         for (size_t r = v; r < v + n; r++)
             h->length[r] = sqrt(h->length[r]);
     }

@@ -192,25 +192,36 @@ static double cell_mass(const struct topk *t, const vtci_box *cell, const float 
     return sum;
 }
 
+/* Raises the scores of a cell's rows to that of its token. */
+static void raise_scores(const struct topk *t, const vtci_box *cell, float score, float *best)
+{
+    for (size_t r = cell->r0; r < cell->r1; r++)
+        for (size_t c = cell->c0; c < cell->c1; c++) {
+            float *row = &best[r * t->map.grid_w + c];
+
+            *row = score > *row ? score : *row;
+        }
+}
+
 /* Each row's best candidate. */
 static void write_score(const struct topk *t, const vtc_plan *plan)
 {
-    struct walk w = first_candidate(&t->map);
+    const float *score = t->scores;
 
     if (plan->score == NULL)
         return;
     for (size_t i = 0; i < vtci_focus_rows(&t->map); i++)
         plan->score[i] = -INFINITY;
-    for (size_t place = 0; place < t->size.n_candidates; place++) {
-        const float score = t->scores[place];
-        const vtci_box cell = cell_at(&w, place);
+    for (size_t i = 0; i < t->size.n_regions; i++) {
+        const vtci_box region = vtci_focus_region(&t->map, i);
 
-        for (size_t r = cell.r0; r < cell.r1; r++)
-            for (size_t c = cell.c0; c < cell.c1; c++) {
-                float *best = &plan->score[r * t->map.grid_w + c];
+        for (size_t s = 0; s < t->map.params.n_pools; s++) {
+            const vtci_cells cells = vtci_focus_cells(&t->map, &region, s);
+            vtci_box cell = vtci_cell(&cells, 0);
 
-                *best = score > *best ? score : *best;
-            }
+            for (size_t k = 0; k < cells.n; k++, vtci_next_cell(&cells, &cell))
+                raise_scores(t, &cell, *score++, plan->score);
+        }
     }
 }
 
