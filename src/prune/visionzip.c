@@ -38,6 +38,7 @@ struct zip {
     int32_t *owner;        /* [N] -1: dominant or [CLS]; else the number of its target    */
     int32_t *rest;         /* [M] the others, ascending                                   */
     int32_t *joined;       /* [contextual] rows that joined a target                      */
+    float *share;          /* [contextual] the weight of each                             */
     float *targets;        /* [contextual, d] their unit rows                             */
     size_t *bad;           /* per tile the first place without a direction, or M           */
     char *slices;          /* per worker rows [TILE, d], products [TILE, contextual]      */
@@ -120,6 +121,7 @@ static void lay_out(vtci_arena *arena, struct zip *z)
     if (contextual == 0)
         return;
     z->joined = vtci_take(arena, contextual, sizeof(*z->joined));
+    z->share = vtci_take(arena, contextual, sizeof(*z->share));
     z->targets = vtci_take(arena, vtci_mul(contextual, d), sizeof(*z->targets));
     z->bad = vtci_take(arena, vtci_ceil_div(z->n_rest, TILE), sizeof(*z->bad));
     z->slices = vtci_take_slices(arena, z->call, slice, &z->slice_stride);
@@ -183,11 +185,6 @@ static vtc_status rank_rows(struct zip *z)
 static size_t target_step(const struct zip *z)
 {
     return z->n_rest / z->params.contextual;
-}
-
-static bool is_target(const struct zip *z, size_t place)
-{
-    return place % target_step(z) == 0 && place / target_step(z) < z->params.contextual;
 }
 
 /* y = the metric of the rest's row `place`, scaled to length 1; zeros without a direction. */
@@ -283,8 +280,6 @@ static void assign_tile(void *job, size_t index, size_t worker)
             best.target[i] = nearest_to_unit(z, x[i], rows + i * d, product);
         if (best.target[i] < 0)
             z->bad[index] = place;
-        else if (is_target(z, place))
-            best.target[i] = (int32_t)(place / target_step(z));
         z->owner[z->rest[place]] = best.target[i];
     }
 }
@@ -302,9 +297,14 @@ static vtc_status assign_rest(struct zip *z)
         VTCI_REQUIRE(z->call, z->bad[i] == z->n_rest, VTC_ERR_DATA,
                      "metric row %d is zero or not finite, so it has no cosine",
                      (int)z->rest[z->bad[i]]);
-    memset(z->joined, 0, contextual * sizeof(*z->joined));
+    for (size_t t = 0; t < contextual; t++) {
+        z->owner[z->rest[t * target_step(z)]] = (int32_t)t;
+        z->joined[t] = -1; /* the target itself is counted too */
+    }
     for (size_t i = 0; i < z->n_rest; i++)
-        z->joined[z->owner[z->rest[i]]] += !is_target(z, i);
+        z->joined[z->owner[z->rest[i]]]++;
+    for (size_t t = 0; t < contextual; t++)
+        z->share[t] = z->joined[t] == 0 ? 0.0f : (float)(1.0 / z->joined[t]);
     return VTC_OK;
 }
 
@@ -347,13 +347,15 @@ static void write_contextual(const struct zip *z, size_t first, const float *mas
         next[t] = at;
         at += z->joined[t] + 1;
     }
-    for (size_t i = 0; i < z->n_rest; i++) {
+    for (size_t i = 0, n_targets = 0; i < z->n_rest; i++) {
         const int32_t row = z->rest[i], t = z->owner[row], e = next[t]++;
 
         plan->source[e] = row;
-        plan->weight[e] = is_target(z, i) ? 1.0f : (float)(1.0 / z->joined[t]);
-        if (is_target(z, i))
-            plan->keep[first + (size_t)t] = row;
+        plan->weight[e] = z->share[t];
+        if (n_targets < z->params.contextual && i == n_targets * target_step(z)) {
+            plan->weight[e] = 1.0f;
+            plan->keep[first + n_targets++] = row;
+        }
     }
     for (size_t t = 0; t < z->params.contextual; t++) {
         double total = 0.0;
