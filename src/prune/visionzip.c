@@ -23,7 +23,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { TILE = 64 }; /* rows whose targets one task finds */
+enum { TILE = 32 }; /* rows whose targets one task finds */
 
 struct zip {
     const vtci_call *call;
