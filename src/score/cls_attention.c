@@ -19,7 +19,9 @@
 #include <math.h>
 #include <string.h>
 
-enum { SPAN = 64, WIDENED = 16 }; /* keys of a task; those of a head that are widened at once */
+/* Keys of a task that reads them, and of one that takes exponentials: finer tasks are shared more
+ * evenly, longer rows are faster. WIDENED: those of a head that are made floats at once. */
+enum { SPAN = 32, RAISED = 64, WIDENED = 16 };
 
 struct cls {
     vtc_cls_attention_params params; /* scale and n_cols as they are used */
@@ -28,7 +30,7 @@ struct cls {
     vtci_heads k_cls;                /* [G, 1, d]; data NULL: none        */
     size_t n_keys;                   /* in the softmax, N or N + 1        */
     float *p;                        /* [H, n_keys], the extra key last   */
-    float *part;                     /* [n_spans, H] maxima, then sums    */
+    float *part;                     /* [n_spans, H] maxima, later sums   */
     float *top;                      /* [H] the largest logit             */
     float *mean;                     /* [N, d], or NULL                   */
     char *slices;                    /* widened queries and keys          */
@@ -109,9 +111,9 @@ static size_t n_spans(const struct cls *c)
     return vtci_ceil_div(c->n_keys, SPAN);
 }
 
-static size_t span_end(const struct cls *c, size_t index)
+static size_t n_raised(const struct cls *c)
 {
-    return vtci_min((index + 1) * SPAN, c->n_keys);
+    return vtci_ceil_div(c->n_keys, RAISED);
 }
 
 static void lay_out(vtci_arena *arena, const vtci_call *call, struct cls *c)
@@ -204,7 +206,8 @@ static float *slice_of(const struct cls *c, size_t worker)
 static void multiply_span(void *job, size_t index, size_t worker)
 {
     const struct cls *c = job;
-    const size_t d = c->q.n_cols, begin = index * SPAN, end = span_end(c, index);
+    const size_t d = c->q.n_cols, begin = index * SPAN;
+    const size_t end = vtci_min(begin + SPAN, c->n_keys);
     const size_t n_rows = vtci_min(end, c->k.n_rows);
     const size_t step = c->k.dtype == VTC_F32 ? SPAN : WIDENED;
     float *q = slice_of(c, worker), *z = q == NULL ? NULL : q + c->q.n_rows * d;
@@ -237,10 +240,10 @@ static void find_tops(const struct cls *c)
             c->top[h] = fmaxf(c->top[h], c->part[i * n_heads + h]);
 }
 
-static void raise_span(void *job, size_t index, size_t worker)
+static void raise_keys(void *job, size_t index, size_t worker)
 {
     const struct cls *c = job;
-    const size_t begin = index * SPAN, n = span_end(c, index) - begin;
+    const size_t begin = index * RAISED, n = vtci_min(RAISED, c->n_keys - begin);
     const float scale = c->params.scale;
 
     (void)worker;
@@ -257,7 +260,7 @@ static float share_of(const struct cls *c, size_t h)
 {
     double sum = 0.0;
 
-    for (size_t i = 0; i < n_spans(c); i++)
+    for (size_t i = 0; i < n_raised(c); i++)
         sum += c->part[i * c->q.n_rows + h];
     return (float)(1.0 / sum);
 }
@@ -328,7 +331,7 @@ vtc_status vtci_cls_attention_and_mean(const vtc_cls_attention_params *params,
     vtci_parallel(&call, n_tasks, multiply_span, &c);
     if (n_tasks != 0)
         find_tops(&c);
-    vtci_parallel(&call, n_tasks, raise_span, &c);
+    vtci_parallel(&call, n_tasks == 0 ? 0 : n_raised(&c), raise_keys, &c);
     write_heads(&c, a);
     return VTC_OK;
 }
