@@ -192,7 +192,7 @@ ATTRIBUTES static float KERNEL(square_distance)(const float *x, const float *y, 
 }
 
 /* Rows of a tile: with one panel of columns that is 12 vectors in flight, or 24 of 4 floats. */
-enum { TILE_ROWS = VL == 16 ? 12 : 6, TILE_VECTORS = VTCI_PANEL / VL };
+enum { TILE_ROWS = VL == 16 ? 16 : 6, TILE_VECTORS = VTCI_PANEL / VL };
 
 /* `rows` is a constant where this vanishes into its caller, and the sums stay in registers. */
 INLINE void KERNEL(multiply_tile)(float *c, size_t ldc, const float *a, size_t lda,

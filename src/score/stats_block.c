@@ -223,19 +223,43 @@ static const float *load_queries(const vtci_stats *s, const vtci_stats_block *bl
     return rows;
 }
 
+/* How many of the block's columns a row sees. */
+static size_t seen_of_block(const vtci_stats *s, const vtci_stats_block *block, size_t row)
+{
+    const size_t end = vtci_max(block->first_col, vtci_stats_seen(s, row));
+
+    return vtci_min(block->cols, end - block->first_col);
+}
+
+/* Panels that the first rows do not see are multiplied by the others alone. */
+static void multiply_panels(const vtci_stats *s, const vtci_stats_block *block, const float *q,
+                            size_t ldq, const float *panels, float *p)
+{
+    const vtci_kernels *k = vtci_kernels_get();
+    const size_t d = s->q.n_cols, ld = block->ld, n_panels = ld / PANEL;
+    const size_t n_whole = vtci_ceil_div(seen_of_block(s, block, block->row[0]), PANEL);
+    size_t first = 0;
+
+    k->multiply_panels(p, ld, q, ldq, panels, block->n, n_whole, d);
+    for (size_t j = n_whole; j < n_panels; j++) {
+        while (first < block->n && seen_of_block(s, block, block->row[first]) <= j * PANEL)
+            first++;
+        k->multiply_panels(p + first * ld + j * PANEL, ld, q + first * ldq, ldq,
+                           panels + j * PANEL * d, block->n - first, 1, d);
+    }
+}
+
 static void multiply(const vtci_stats *s, const vtci_stats_block *block, const float *q, size_t ldq,
                      const vtci_stats_keys *keys, float *p)
 {
-    const vtci_kernels *k = vtci_kernels_get();
-    const size_t d = s->q.n_cols;
-
     if (keys->ld == 0) {
-        k->multiply_panels(p, block->ld, q, ldq, keys->data, block->n, block->ld / PANEL, d);
+        multiply_panels(s, block, q, ldq, keys->data, p);
         return;
     }
     for (size_t i = 0; i < block->n; i++)
         for (size_t j = 0; j < block->cols; j++)
-            p[i * block->ld + j] = k->dot(q + i * ldq, keys->data + j * keys->ld, d);
+            p[i * block->ld + j] =
+                vtci_kernels_get()->dot(q + i * ldq, keys->data + j * keys->ld, s->q.n_cols);
 }
 
 /* One row; returns what makes the exponentials weights. */
@@ -244,8 +268,7 @@ static float weigh_row(const vtci_stats *s, const vtci_stats_block *block, size_
 {
     const vtci_kernels *k = vtci_kernels_get();
     const float scale = s->params.scale;
-    const size_t end = vtci_max(block->first_col, vtci_stats_seen(s, row));
-    const size_t seen = vtci_min(block->cols, end - block->first_col);
+    const size_t seen = seen_of_block(s, block, row);
     float weight = 1.0f;
 
     if (s->lse == NULL)

@@ -32,9 +32,15 @@ static void add_rows(const vtci_stats *s, const vtci_stats_block *block, const f
     vtci_kernels_get()->combine(open, row, weight, block->n, block->n_shown, block->n_before != 0);
 }
 
+struct sums {
+    const vtci_stats *s;
+    size_t n_keys; /* that any block needs, from the first column on */
+};
+
 static void sum_head(void *job, size_t head, size_t worker)
 {
-    const vtci_stats *s = job;
+    const struct sums *sums = job;
+    const vtci_stats *s = sums->s;
     const vtci_stats_slice slice = vtci_stats_slice_of(s, worker);
     const size_t n_cols = s->params.n_cols;
     float *sum = s->totals.head_sum + head * n_cols, weight[BLOCK];
@@ -43,7 +49,7 @@ static void sum_head(void *job, size_t head, size_t worker)
     vtci_stats_block block;
     const size_t first_col = s->lse == NULL ? 0 : s->params.first_col;
     const vtci_stats_keys keys =
-        vtci_stats_load_keys(s, head, first_col, most_columns(s),
+        vtci_stats_load_keys(s, head, first_col, sums->n_keys,
                              vtci_stats_panels_pay(vtci_stats_n_voters(s)), &slice);
 
     while (vtci_stats_next(s, &walk, &block)) {
@@ -58,5 +64,7 @@ static void sum_head(void *job, size_t head, size_t worker)
 
 void vtci_stats_run_sums(vtci_stats *s)
 {
-    vtci_parallel(s->call, s->n_heads, sum_head, s);
+    struct sums sums = { s, most_columns(s) };
+
+    vtci_parallel(s->call, s->n_heads, sum_head, &sums);
 }
