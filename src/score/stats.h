@@ -154,10 +154,19 @@ static inline bool vtci_stats_panels_pay(size_t n_rows)
 vtci_stats_keys vtci_stats_load_keys(const vtci_stats *s, size_t head, size_t first_col,
                                      size_t cols, bool panels, const vtci_stats_slice *slice);
 
+/* How far the next head's keys have been asked for, and how many are with each row. */
+typedef struct vtci_stats_ahead {
+    size_t key, per_row;
+} vtci_stats_ahead;
+
+/* For a task that weighs n_rows of a head. */
+vtci_stats_ahead vtci_stats_look_ahead(const vtci_stats *s, size_t n_rows);
+
 /* p [n, ld] = exponentials of the block's logits in a head; weight [n] makes them softmax. Keys
  * that a row does not see are zeros. */
 void vtci_stats_weigh(const vtci_stats *s, const vtci_stats_block *block, size_t head,
-                      const vtci_stats_keys *keys, float *rows, float *p, float *weight);
+                      const vtci_stats_keys *keys, float *rows, float *p, float *weight,
+                      vtci_stats_ahead *ahead);
 
 /* ---- passes ---------------------------------------------------------------------------------- */
 

@@ -279,13 +279,45 @@ static float weigh_row(const vtci_stats *s, const vtci_stats_block *block, size_
     return weight;
 }
 
+/* Asks for a row of a head that is read soon. An address behind the head, or the array, is as good:
+ * mostly the next head stands there, and a prefetch never faults. */
+static void ask_for(const vtci_heads *x, size_t head, size_t row)
+{
+    const uintptr_t at = (uintptr_t)x->data + head * x->head_stride + row * x->row_stride;
+    const size_t bytes = x->n_cols * vtc_dtype_size(x->dtype);
+
+    for (size_t line = 0; line < bytes; line += VTCI_LINE)
+        __builtin_prefetch((const void *)(at + line), 0, 2);
+}
+
+vtci_stats_ahead vtci_stats_look_ahead(const vtci_stats *s, size_t n_rows)
+{
+    enum { MOST = 16 }; /* keys in the time of a row */
+
+    return (vtci_stats_ahead){ 0, vtci_min(MOST, vtci_ceil_div(s->k.n_rows, vtci_max(1, n_rows))) };
+}
+
+/* While exponentials are taken memory is idle: the queries of the next block are asked for, and the
+ * next head's keys. */
+static void look_ahead(const vtci_stats *s, size_t head, size_t row, vtci_stats_ahead *ahead)
+{
+    const size_t group = (head + 1) / (s->n_heads / s->k.n_heads);
+
+    ask_for(&s->q, head, row - s->first_row + BLOCK);
+    for (size_t i = 0; i < ahead->per_row; i++)
+        ask_for(&s->k, group, ahead->key++);
+}
+
 void vtci_stats_weigh(const vtci_stats *s, const vtci_stats_block *block, size_t head,
-                      const vtci_stats_keys *keys, float *rows, float *p, float *weight)
+                      const vtci_stats_keys *keys, float *rows, float *p, float *weight,
+                      vtci_stats_ahead *ahead)
 {
     size_t ldq;
     const float *q = load_queries(s, block, head, rows, &ldq);
 
     multiply(s, block, q, ldq, keys, p);
-    for (size_t i = 0; i < block->n; i++)
+    for (size_t i = 0; i < block->n; i++) {
+        look_ahead(s, head, block->row[i], ahead);
         weight[i] = weigh_row(s, block, head, block->row[i], p + i * block->ld);
+    }
 }

@@ -38,7 +38,9 @@ static void weigh_head(void *job, size_t index, size_t worker)
         vtci_stats_load_keys(w->s, head, block->first_col, block->cols,
                              vtci_stats_panels_pay(block->n_whole), &slice);
 
-    vtci_stats_weigh(w->s, block, head, &keys, slice.rows, p, p + block->n * block->ld);
+    vtci_stats_ahead ahead = vtci_stats_look_ahead(w->s, block->n);
+
+    vtci_stats_weigh(w->s, block, head, &keys, slice.rows, p, p + block->n * block->ld, &ahead);
 }
 
 /* Adds the wave's weights of row i to its mean. */

@@ -47,6 +47,8 @@ static void sum_head(void *job, size_t head, size_t worker)
     float *open = s->totals.head_open == NULL ? slice.partial : s->totals.head_open + head * n_cols;
     vtci_stats_walk walk = { true, false, 0, 0 };
     vtci_stats_block block;
+    vtci_stats_ahead ahead =
+        vtci_stats_look_ahead(s, vtci_min(s->q.n_rows, vtci_stats_n_voters(s)));
     const size_t first_col = s->lse == NULL ? 0 : s->params.first_col;
     const vtci_stats_keys keys =
         vtci_stats_load_keys(s, head, first_col, sums->n_keys,
@@ -55,7 +57,7 @@ static void sum_head(void *job, size_t head, size_t worker)
     while (vtci_stats_next(s, &walk, &block)) {
         if (block.n_shown == 0)
             continue;
-        vtci_stats_weigh(s, &block, head, &keys, slice.rows, slice.logits, weight);
+        vtci_stats_weigh(s, &block, head, &keys, slice.rows, slice.logits, weight, &ahead);
         add_rows(s, &block, slice.logits, weight, open);
         if (vtci_stats_is_last(&block))
             vtci_kernels_get()->add(sum, sum, open, block.n_shown);
