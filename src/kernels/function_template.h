@@ -71,31 +71,39 @@ ATTRIBUTES static float KERNEL(largest_logit)(const float *x, const float *bias,
     return top_lane(larger(larger(t0, t1), larger(t2, t3)));
 }
 
-/* scale * x - top is rounded once, and never above 0, where exp_falling() ends. */
+/* The next `count` vectors of exp_sum(), of which `left` lanes exist; adds them to sum. scale * x -
+ * top is rounded once, and never above 0, where exp_falling() ends. */
+INLINE void KERNEL(exp_sum_step)(float *p, const float *x, vec scale, vec top, size_t left,
+                                 const int count, vec sum[2])
+{
+    vec e[4];
+
+    EACH e[j] =
+        at_most(fma3(scale, KERNEL(load_next)(x + j * VL, left - (size_t)j * VL, 0.0f), top), 0.0f);
+    KERNEL(exp_falling_each)(e, count);
+    EACH KERNEL(store_next)(p + j * VL, left - (size_t)j * VL, e[j]);
+    if (left < (size_t)count * VL) /* lanes beyond the row are no exponentials */
+        e[count - 1] = load_some(p + (count - 1) * VL, left - (size_t)(count - 1) * VL, 0.0f);
+    EACH sum[j / 2] = add(sum[j / 2], e[j]);
+}
+
 ATTRIBUTES static float KERNEL(exp_sum)(float *p, const float *x, float scale, float top, size_t n)
 {
     const vec a = fill(scale), b = fill(-top);
-    vec s0 = fill(0.0f), s1 = s0;
+    vec sum[2] = { fill(0.0f), fill(0.0f) };
     size_t i = 0;
 
-    for (; n - i >= BLOCK; i += BLOCK) {
-        vec e[4];
-
-        UNROLL for (int j = 0; j < 4; j++) e[j] =
-            at_most(fma3(a, load(x + i + (size_t)j * VL), b), 0.0f);
-        KERNEL(exp_falling_each)(e, 4);
-        UNROLL for (int j = 0; j < 4; j++) store(p + i + (size_t)j * VL, e[j]);
-        s0 = add(s0, add(e[0], e[1]));
-        s1 = add(s1, add(e[2], e[3]));
-    }
-    for (; i < n; i += VL) {
-        const size_t m = LANES(n - i);
-        const vec e = KERNEL(exp_falling)(at_most(fma3(a, load_some(x + i, m, 0.0f), b), 0.0f));
-
-        store_some(p + i, m, e);
-        s0 = add(s0, load_some(p + i, m, 0.0f));
-    }
-    return sum_lanes(add(s0, s1));
+    for (; n - i >= BLOCK; i += BLOCK)
+        KERNEL(exp_sum_step)(p + i, x + i, a, b, BLOCK, 4, sum);
+    if (n - i > 3 * VL)
+        KERNEL(exp_sum_step)(p + i, x + i, a, b, n - i, 4, sum);
+    else if (n - i > 2 * VL)
+        KERNEL(exp_sum_step)(p + i, x + i, a, b, n - i, 3, sum);
+    else if (n - i > VL)
+        KERNEL(exp_sum_step)(p + i, x + i, a, b, n - i, 2, sum);
+    else if (n != i)
+        KERNEL(exp_sum_step)(p + i, x + i, a, b, n - i, 1, sum);
+    return sum_lanes(add(sum[0], sum[1]));
 }
 
 ATTRIBUTES static void KERNEL(softmax)(float *p, const float *x, const float *bias, float scale,
