@@ -4,11 +4,12 @@
  *     a_h = softmax(scale q_h k_h^T)    mean or sum over heads, or each
  *
  * K is read once, in dot products, so that this runs at the pace of memory. Tasks are spans of keys
- * for all heads: a single head as wide as C, PruMerge's, is work for several workers too. Where the
- * mean of the keys over heads is wanted as well, it is formed while they are in registers.
+ * of a head: a single head as wide as C, PruMerge's, is work for several workers too.
  *
- * A worker that found the logits of a span also takes their exponentials, if it can, so that they
- * stay in its cache. All spans of a head share one largest logit: equal logits keep equal bits.
+ * Where the mean of the keys over heads is wanted as well, it is formed while they are in
+ * registers, and tasks are spans of all heads. Their exponentials are then taken by span too, so
+ * that logits mostly stay in the cache of the worker that found them. All spans of a head share one
+ * largest logit: equal logits keep equal bits.
  */
 #include "cls_attention.h"
 
@@ -19,9 +20,10 @@
 #include <math.h>
 #include <string.h>
 
-/* Keys of a task that reads them, and of one that takes exponentials: finer tasks are shared more
- * evenly, longer rows are faster. WIDENED: those of a head that are made floats at once. */
-enum { SPAN = 32, RAISED = 64, WIDENED = 16 };
+/* Keys of a task: of a head, of all heads when read, of all heads when exponentials are taken
+ * (finer tasks are shared more evenly, longer rows are faster). WIDENED: those made floats at once.
+ */
+enum { SPAN = 256, SPAN_OF_ALL = 32, RAISED = 64, WIDENED = 16 };
 
 struct cls {
     vtc_cls_attention_params params; /* scale and n_cols as they are used */
@@ -31,7 +33,7 @@ struct cls {
     size_t n_keys;                   /* in the softmax, N or N + 1        */
     float *p;                        /* [H, n_keys], the extra key last   */
     float *part;                     /* [n_spans, H] maxima, later sums   */
-    float *top;                      /* [H] the largest logit             */
+    float *head;                     /* [H] the largest logit; then what makes p softmax */
     float *mean;                     /* [N, d], or NULL                   */
     char *slices;                    /* widened queries and keys          */
     size_t slice_stride;
@@ -106,14 +108,9 @@ static bool is_wide(const struct cls *c)
            (c->k_cls.dtype == (vtc_dtype)0 || c->k_cls.dtype == VTC_F32);
 }
 
-static size_t n_spans(const struct cls *c)
+static size_t n_spans(const struct cls *c, size_t span)
 {
-    return vtci_ceil_div(c->n_keys, SPAN);
-}
-
-static size_t n_raised(const struct cls *c)
-{
-    return vtci_ceil_div(c->n_keys, RAISED);
+    return vtci_ceil_div(c->n_keys, span);
 }
 
 static void lay_out(vtci_arena *arena, const vtci_call *call, struct cls *c)
@@ -122,8 +119,8 @@ static void lay_out(vtci_arena *arena, const vtci_call *call, struct cls *c)
     const size_t floats = is_wide(c) ? 0 : vtci_mul(n_rows, c->q.n_cols);
 
     c->p = vtci_take(arena, vtci_mul(c->q.n_rows, c->n_keys), sizeof(*c->p));
-    c->part = vtci_take(arena, vtci_mul(n_spans(c), c->q.n_rows), sizeof(*c->part));
-    c->top = vtci_take(arena, c->q.n_rows, sizeof(*c->top));
+    c->part = vtci_take(arena, vtci_mul(n_spans(c, SPAN_OF_ALL), c->q.n_rows), sizeof(*c->part));
+    c->head = vtci_take(arena, c->q.n_rows, sizeof(*c->head));
     c->slices = vtci_take_slices(arena, call, vtci_mul(floats, sizeof(float)), &c->slice_stride);
 }
 
@@ -146,53 +143,57 @@ static vtc_status check_output(const vtci_call *call, const struct cls *c, const
 
 /* ---- the work -------------------------------------------------------------------------------- */
 
-/* The queries as floats: in place, or in tmp [H, d]. */
-static const float *load_queries(const struct cls *c, float *tmp, size_t *stride)
+/* Queries as floats: in place, or in tmp [n, d]. */
+static const float *load_queries(const struct cls *c, size_t first, size_t n, float *tmp,
+                                 size_t *stride)
 {
     const size_t d = c->q.n_cols;
 
     if (c->q.dtype == VTC_F32) {
         *stride = c->q.row_stride / sizeof(float);
-        return (const float *)(const void *)c->q.data;
+        return (const float *)(const void *)vtci_row(&c->q, 0, first);
     }
-    for (size_t h = 0; h < c->q.n_rows; h++)
-        vtci_load_row(vtci_row(&c->q, 0, h), c->q.dtype, d, tmp + h * d);
+    for (size_t h = 0; h < n; h++)
+        vtci_load_row(vtci_row(&c->q, 0, first + h), c->q.dtype, d, tmp + h * d);
     *stride = d;
     return tmp;
 }
 
-/* Rows begin .. begin + n - 1 of all heads as floats: in place, or in tmp [G, WIDENED, d]. */
-static void load_keys(const vtci_heads *k, size_t begin, size_t n, float *tmp, vtci_shared_heads *h)
+/* Rows begin .. begin + n - 1 of h->n_groups heads as floats: in place, or in tmp [.., WIDENED, d].
+ */
+static void load_keys(const vtci_heads *k, size_t first, size_t begin, size_t n, float *tmp,
+                      vtci_shared_heads *h)
 {
     const size_t d = k->n_cols;
 
     if (k->dtype == VTC_F32) {
-        h->z = (const float *)(const void *)vtci_head_row(k, 0, 0, begin);
+        h->z = (const float *)(const void *)vtci_head_row(k, 0, first, begin);
         h->z_step = k->head_stride / sizeof(float);
         h->stride = k->row_stride / sizeof(float);
         return;
     }
-    for (size_t g = 0; g < k->n_heads; g++)
+    for (size_t g = 0; g < h->n_groups; g++)
         for (size_t i = 0; i < n; i++)
-            vtci_load_row(vtci_head_row(k, 0, g, begin + i), k->dtype, d,
+            vtci_load_row(vtci_head_row(k, 0, first + g, begin + i), k->dtype, d,
                           tmp + (g * WIDENED + i) * d);
     h->z = tmp;
     h->z_step = WIDENED * d;
     h->stride = d;
 }
 
-/* p [H, n_keys] = the products of n rows of keys with the queries, and their mean unless NULL. */
-static void multiply_rows(const struct cls *c, const vtci_shared_heads *h, size_t n, float *p,
+/* p [.., p_stride] = the products of n rows of keys with the queries, and their mean unless NULL.
+ */
+static void multiply_rows(const vtci_shared_heads *h, size_t n, float *p, size_t p_stride,
                           float *mean)
 {
     const vtci_kernels *kernels = vtci_kernels_get();
 
     if (mean != NULL) {
-        kernels->dot_heads(p, c->n_keys, mean, h, n);
+        kernels->dot_heads(p, p_stride, mean, h, n);
         return;
     }
-    for (size_t a = 0; a < c->q.n_rows; a++)
-        kernels->dot_rows(p + a * c->n_keys, h->x + a * h->x_stride,
+    for (size_t a = 0; a < h->n_groups * h->n_shared; a++)
+        kernels->dot_rows(p + a * p_stride, h->x + a * h->x_stride,
                           h->z + a / h->n_shared * h->z_step, h->stride, n, h->n);
 }
 
@@ -201,46 +202,84 @@ static float *slice_of(const struct cls *c, size_t worker)
     return c->slice_stride == 0 ? NULL : (float *)(void *)(c->slices + worker * c->slice_stride);
 }
 
-/* Logits of a span of keys, of which the last may be that of [CLS], and the largest of each head.
- */
-static void multiply_span(void *job, size_t index, size_t worker)
+/* Logits of keys begin .. end - 1, of which the last may be that of [CLS], with the queries of a
+ * head or of all, and the mean of these keys unless NULL. */
+static void multiply_keys(const struct cls *c, size_t first, size_t n_heads, size_t begin,
+                          size_t end, float *mean, size_t worker)
 {
-    const struct cls *c = job;
-    const size_t d = c->q.n_cols, begin = index * SPAN;
-    const size_t end = vtci_min(begin + SPAN, c->n_keys);
-    const size_t n_rows = vtci_min(end, c->k.n_rows);
-    const size_t step = c->k.dtype == VTC_F32 ? SPAN : WIDENED;
-    float *q = slice_of(c, worker), *z = q == NULL ? NULL : q + c->q.n_rows * d;
-    vtci_shared_heads h = { .n_groups = c->k.n_heads, .n = d };
+    const size_t d = c->q.n_cols, n_shared = c->q.n_rows / c->k.n_heads;
+    const size_t group = first / n_shared, n_rows = vtci_min(end, c->k.n_rows);
+    const size_t step = c->k.dtype == VTC_F32 ? end - begin : WIDENED;
+    float *q = slice_of(c, worker), *z = q == NULL ? NULL : q + n_heads * d;
+    float *p = c->p + first * c->n_keys;
+    vtci_shared_heads h = { .n_groups = vtci_ceil_div(n_heads, n_shared), .n = d };
 
-    h.n_shared = c->q.n_rows / c->k.n_heads;
-    h.x = load_queries(c, q, &h.x_stride);
+    h.n_shared = n_heads / h.n_groups;
+    h.x = load_queries(c, first, n_heads, q, &h.x_stride);
     for (size_t i = begin; i < n_rows; i += step) {
         const size_t n = vtci_min(step, n_rows - i);
 
-        load_keys(&c->k, i, n, z, &h);
-        multiply_rows(c, &h, n, c->p + i, c->mean == NULL ? NULL : c->mean + i * d);
+        load_keys(&c->k, group, i, n, z, &h);
+        multiply_rows(&h, n, p + i, c->n_keys, mean == NULL ? NULL : mean + (i - begin) * d);
     }
     if (end > c->k.n_rows) {
-        load_keys(&c->k_cls, 0, 1, z, &h);
-        multiply_rows(c, &h, 1, c->p + end - 1, NULL);
+        load_keys(&c->k_cls, group, 0, 1, z, &h);
+        multiply_rows(&h, 1, p + end - 1, c->n_keys, NULL);
     }
-    for (size_t a = 0; a < c->q.n_rows; a++)
-        c->part[index * c->q.n_rows + a] =
-            vtci_kernels_get()->max(c->p + a * c->n_keys + begin, end - begin);
 }
 
-static void find_tops(const struct cls *c)
+/* ---- head by head ---------------------------------------------------------------------------- */
+
+static void multiply_span(void *job, size_t index, size_t worker)
+{
+    const struct cls *c = job;
+    const size_t n = n_spans(c, SPAN), begin = index % n * SPAN;
+
+    multiply_keys(c, index / n, 1, begin, vtci_min(begin + SPAN, c->n_keys), NULL, worker);
+}
+
+static void normalise_head(void *job, size_t h, size_t worker)
+{
+    const struct cls *c = job;
+    float *p = c->p + h * c->n_keys;
+
+    (void)worker;
+    vtci_kernels_get()->softmax(p, p, NULL, c->params.scale, c->n_keys);
+    c->head[h] = 1.0f;
+}
+
+static void attend_by_head(const vtci_call *call, struct cls *c)
+{
+    vtci_parallel(call, c->q.n_rows * n_spans(c, SPAN), multiply_span, c);
+    vtci_parallel(call, c->q.n_rows, normalise_head, c);
+}
+
+/* ---- all heads, and the mean of the keys ----------------------------------------------------- */
+
+/* The logits of a span, and the largest of each head. */
+static void multiply_span_of_all(void *job, size_t index, size_t worker)
+{
+    const struct cls *c = job;
+    const size_t begin = index * SPAN_OF_ALL, end = vtci_min(begin + SPAN_OF_ALL, c->n_keys);
+
+    multiply_keys(c, 0, c->q.n_rows, begin, end, c->mean + begin * c->q.n_cols, worker);
+    for (size_t h = 0; h < c->q.n_rows; h++)
+        c->part[index * c->q.n_rows + h] =
+            vtci_kernels_get()->max(c->p + h * c->n_keys + begin, end - begin);
+}
+
+static void find_largest(const struct cls *c)
 {
     const size_t n_heads = c->q.n_rows;
 
-    memcpy(c->top, c->part, n_heads * sizeof(*c->top));
-    for (size_t i = 1; i < n_spans(c); i++)
+    for (size_t h = 0; h < n_heads; h++)
+        c->head[h] = -INFINITY;
+    for (size_t i = 0; i < n_spans(c, SPAN_OF_ALL); i++)
         for (size_t h = 0; h < n_heads; h++)
-            c->top[h] = fmaxf(c->top[h], c->part[i * n_heads + h]);
+            c->head[h] = fmaxf(c->head[h], c->part[i * n_heads + h]);
 }
 
-static void raise_keys(void *job, size_t index, size_t worker)
+static void raise_span(void *job, size_t index, size_t worker)
 {
     const struct cls *c = job;
     const size_t begin = index * RAISED, n = vtci_min(RAISED, c->n_keys - begin);
@@ -251,19 +290,30 @@ static void raise_keys(void *job, size_t index, size_t worker)
         float *p = c->p + h * c->n_keys + begin;
 
         c->part[index * c->q.n_rows + h] =
-            vtci_kernels_get()->exp_sum(p, p, scale, scale * c->top[h], n);
+            vtci_kernels_get()->exp_sum(p, p, scale, scale * c->head[h], n);
     }
 }
 
-/* 1 / the sum of a head's exponentials */
-static float share_of(const struct cls *c, size_t h)
+static void find_shares(const struct cls *c)
 {
-    double sum = 0.0;
+    for (size_t h = 0; h < c->q.n_rows; h++) {
+        double sum = 0.0;
 
-    for (size_t i = 0; i < n_raised(c); i++)
-        sum += c->part[i * c->q.n_rows + h];
-    return (float)(1.0 / sum);
+        for (size_t i = 0; i < n_spans(c, RAISED); i++)
+            sum += c->part[i * c->q.n_rows + h];
+        c->head[h] = (float)(1.0 / sum);
+    }
 }
+
+static void attend_and_average(const vtci_call *call, struct cls *c)
+{
+    vtci_parallel(call, n_spans(c, SPAN_OF_ALL), multiply_span_of_all, c);
+    find_largest(c);
+    vtci_parallel(call, n_spans(c, RAISED), raise_span, c);
+    find_shares(c);
+}
+
+/* ---- the call -------------------------------------------------------------------------------- */
 
 static void write_heads(const struct cls *c, float *a)
 {
@@ -274,12 +324,12 @@ static void write_heads(const struct cls *c, float *a)
     if (c->params.heads == VTC_HEADS_EACH) {
         for (size_t h = 0; h < n_heads; h++)
             vtci_kernels_get()->scale(a + h * n, c->p + h * c->n_keys + c->params.first_col,
-                                      share_of(c, h), n);
+                                      c->head[h], n);
         return;
     }
     vtci_combine_begin(&sum, a, n, VTC_F32, false);
     for (size_t h = 0; h < n_heads; h++)
-        vtci_combine_add(&sum, c->p + h * c->n_keys + c->params.first_col, weight * share_of(c, h));
+        vtci_combine_add(&sum, c->p + h * c->n_keys + c->params.first_col, weight * c->head[h]);
     vtci_combine_end(&sum);
 }
 
@@ -313,7 +363,6 @@ vtc_status vtci_cls_attention_and_mean(const vtc_cls_attention_params *params,
                                        const vtc_exec *exec)
 {
     struct cls c;
-    size_t n_tasks;
     vtci_call call;
     vtci_arena arena;
 
@@ -327,11 +376,10 @@ vtc_status vtci_cls_attention_and_mean(const vtc_cls_attention_params *params,
     if (c.params.n_cols == 0)
         return VTC_OK;
     c.mean = c.q.n_cols == 0 ? NULL : mean;
-    n_tasks = c.q.n_rows == 0 ? 0 : n_spans(&c);
-    vtci_parallel(&call, n_tasks, multiply_span, &c);
-    if (n_tasks != 0)
-        find_tops(&c);
-    vtci_parallel(&call, n_tasks == 0 ? 0 : n_raised(&c), raise_keys, &c);
+    if (c.mean != NULL)
+        attend_and_average(&call, &c);
+    else
+        attend_by_head(&call, &c);
     write_heads(&c, a);
     return VTC_OK;
 }
