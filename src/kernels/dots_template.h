@@ -81,42 +81,45 @@ ATTRIBUTES static void KERNEL(dots)(float *y, size_t y_stride, const float *cons
 /* ---- one row with each of many ----------------------------------------------------------------
  */
 
-enum { LINE_FLOATS = VTCI_LINE / sizeof(float), ROWS_AHEAD = 16 };
+enum { LINE_FLOATS = VTCI_LINE / sizeof(float) };
 
-/* Memory that is read in four places is not foreseen by the machine: rows are asked for well
- * before. The address of a prefetch may lie outside the array. */
-INLINE void KERNEL(ask_for)(const float *z, size_t stride, size_t n_rows)
+/* Asks for the lines of `floats` floats, which need not exist: a prefetch does not fault. */
+INLINE void KERNEL(ask_for)(const float *z, size_t ahead, const size_t floats)
 {
-    UNROLL for (size_t r = 0; r < 4; r++)
-    {
-        const size_t ahead = (n_rows + r) * stride;
-
-        __builtin_prefetch((const void *)((uintptr_t)z + ahead * sizeof(*z)), 0, 2);
-    }
+    UNROLL for (size_t i = 0; i < floats; i += LINE_FLOATS)
+        __builtin_prefetch((const void *)((uintptr_t)z + (ahead + i) * sizeof(*z)), 0, 2);
 }
 
-/* Columns i .. i + m - 1 of four rows. */
-INLINE void KERNEL(dot_step)(vec sum[4], const float *x, const float *z, size_t stride, size_t i,
-                             size_t m)
+/* The lanes of x z of one row. Rows that follow each other are one stream, which the machine
+ * foresees; others are asked for well before. */
+INLINE vec KERNEL(dot_row)(const float *x, const float *z, size_t stride, size_t n,
+                           const int is_stream)
 {
-    const vec v = KERNEL(load_next)(x + i, m, 0.0f);
-
-    UNROLL for (size_t r = 0; r < 4; r++) sum[r] =
-        fma3(v, KERNEL(load_next)(z + r * stride + i, m, 0.0f), sum[r]);
-}
-
-INLINE void KERNEL(dot_four)(float *y, const float *x, const float *z, size_t stride, size_t n)
-{
-    vec sum[4] = { fill(0.0f), fill(0.0f), fill(0.0f), fill(0.0f) };
+    enum { STEP = 2 * VL > LINE_FLOATS ? 2 * VL : LINE_FLOATS, ROWS_AHEAD = 16 };
+    vec s0 = fill(0.0f), s1 = s0;
     size_t i = 0;
 
-    for (; n - i >= LINE_FLOATS; i += LINE_FLOATS) {
-        KERNEL(ask_for)(z + i, stride, ROWS_AHEAD);
-        UNROLL for (size_t j = i; j < i + LINE_FLOATS; j += VL)
-            KERNEL(dot_step)(sum, x, z, stride, j, VL);
+    for (; n - i >= STEP; i += STEP) {
+        if (!is_stream)
+            KERNEL(ask_for)(z, ROWS_AHEAD * stride + i, STEP);
+        UNROLL for (size_t j = i; j < i + STEP; j += 2 * VL)
+        {
+            s0 = fma3(load(x + j), load(z + j), s0);
+            s1 = fma3(load(x + j + VL), load(z + j + VL), s1);
+        }
     }
     for (; i < n; i += VL)
-        KERNEL(dot_step)(sum, x, z, stride, i, n - i);
+        s0 = fma3(KERNEL(load_next)(x + i, n - i, 0.0f), KERNEL(load_next)(z + i, n - i, 0.0f), s0);
+    return add(s0, s1);
+}
+
+INLINE void KERNEL(dot_four)(float *y, const float *x, const float *z, size_t stride, size_t n,
+                             const int is_stream)
+{
+    vec sum[4];
+
+    UNROLL for (size_t r = 0; r < 4; r++) sum[r] =
+        KERNEL(dot_row)(x, z + r * stride, stride, n, is_stream);
     sum_lanes_of_4(y, sum[0], sum[1], sum[2], sum[3]);
 }
 
@@ -127,11 +130,14 @@ ATTRIBUTES static void KERNEL(dot_rows)(float *y, const float *x, const float *z
     size_t r = 0;
 
     for (; n_rows - r >= 4; r += 4)
-        KERNEL(dot_four)(y + r, x, z + r * stride, stride, n);
+        if (stride == n)
+            KERNEL(dot_four)(y + r, x, z + r * stride, stride, n, 1);
+        else
+            KERNEL(dot_four)(y + r, x, z + r * stride, stride, n, 0);
     for (; r < n_rows; r++) {
         float same[4];
 
-        KERNEL(dot_four)(same, x, z + r * stride, 0, n);
+        KERNEL(dot_four)(same, x, z + r * stride, 0, n, 1);
         y[r] = same[0];
     }
 }
@@ -153,7 +159,8 @@ INLINE void KERNEL(head_step)(float *y, const float *x, const float *z, size_t s
         const vec v = KERNEL(load_next)(x + j * VL, m, 0.0f);
 
         if (is_first && j * VL % LINE_FLOATS == 0)
-            KERNEL(ask_for)(z + j * VL, stride, HEAD_ROWS_AHEAD);
+            UNROLL for (size_t r = 0; r < 4; r++)
+                KERNEL(ask_for)(z, (r + HEAD_ROWS_AHEAD) * stride + j * VL, 1);
         UNROLL for (size_t r = 0; r < 4; r++)
         {
             const vec row = KERNEL(load_next)(z + r * stride + j * VL, m, 0.0f);
