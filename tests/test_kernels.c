@@ -90,27 +90,46 @@ static void dot_bits_do_not_depend_on_alignment(const vtci_kernels *k)
     }
 }
 
-static void square_distance_is_near_the_double_sum_either_way(const vtci_kernels *k)
+enum { MOST_DISTANCES = 6 };
+
+static void check_distances(const vtci_kernels *k, const float *x, const float *const *z,
+                            size_t n_rows, size_t n)
 {
-    static float x[MAX_LENGTH], y[MAX_LENGTH];
+    float y[MOST_DISTANCES + 1], back;
+
+    y[n_rows] = 3.0f;
+    k->square_distances(y, x, z, n_rows, n);
+    assert_true(y[n_rows] == 3.0f);
+    for (size_t r = 0; r < n_rows; r++) {
+        double want = 0.0;
+
+        for (size_t c = 0; c < n; c++)
+            want += ((double)x[c] - z[r][c]) * ((double)x[c] - z[r][c]);
+        /* each of at least 4 lanes rounds at every vector, and each difference is rounded */
+        if (!(fabs(y[r] - want) <= ((double)n / 4 + 10) * UNIT * want))
+            fail_msg("%s: length %zu: %.9g, not %.9g", k->name, n, (double)y[r], want);
+        k->square_distances(&back, z[r], &x, 1, n);
+        assert_true(same_value(y[r], back));
+    }
+}
+
+static void square_distances_are_near_the_double_sums_either_way(const vtci_kernels *k)
+{
+    static float x[MAX_LENGTH], z[MOST_DISTANCES][MAX_LENGTH];
+    const float *rows[MOST_DISTANCES];
     uint64_t seed = 3;
 
     for (size_t i = 0; i < N_LENGTHS; i++) {
         const size_t n = length_at(i);
-        double want = 0.0;
 
         rng_fill(&seed, x, n);
-        rng_fill(&seed, y, n);
-        for (size_t c = 0; c < n; c++)
-            want += ((double)x[c] - y[c]) * ((double)x[c] - y[c]);
-        /* as of dot, and each difference is rounded */
-        const double bound = ((double)n / 32 + 10) * UNIT * want;
-
-        if (!(fabs(k->square_distance(x, y, n) - want) <= bound))
-            fail_msg("%s: length %zu: %.9g, not %.9g", k->name, n,
-                     (double)k->square_distance(x, y, n), want);
-        assert_true(same_value(k->square_distance(x, y, n), k->square_distance(y, x, n)));
-        assert_true(k->square_distance(x, x, n) == 0.0f);
+        for (size_t r = 0; r < MOST_DISTANCES; r++) {
+            rng_fill(&seed, z[r], n);
+            rows[r] = z[r];
+        }
+        rows[4] = x;
+        for (size_t n_rows = 0; n_rows <= MOST_DISTANCES; n_rows++)
+            check_distances(k, x, rows, n_rows, n);
     }
 }
 
@@ -382,13 +401,14 @@ static void run_guarded(const vtci_kernels *k, size_t n, void *(*alloc)(size_t b
     const float *two[2] = { x, x };
     const uint16_t *narrow[2] = { in, in };
     const float w[2] = { 1.0f, 2.0f };
+    float distances[2];
     const char *from = (const char *)x;
     char *to = (char *)y;
 
     guard_readonly(x);
     guard_readonly(in);
     k->dot(x, x, n);
-    k->square_distance(x, x, n);
+    k->square_distances(distances, x, two, 2, n);
     k->scale(y, x, 2.0f, n);
     k->combine(y, two, w, 2, n, 0);
     k->combine(y, two, w, 2, n, 1);
@@ -428,7 +448,7 @@ int main(void)
         cmocka_unit_test(features_choose_the_table),
         on_every_table(dot_is_near_the_double_sum),
         on_every_table(dot_bits_do_not_depend_on_alignment),
-        on_every_table(square_distance_is_near_the_double_sum_either_way),
+        on_every_table(square_distances_are_near_the_double_sums_either_way),
         on_every_table(scale_is_one_rounded_product),
         on_every_table(combine_is_the_weighted_sum),
         on_every_table(combine_continues_where_it_stopped),

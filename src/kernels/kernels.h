@@ -75,8 +75,10 @@ typedef struct vtci_kernels {
     void (*dot_heads)(float *y, size_t y_stride, float *mean, const vtci_shared_heads *heads,
                       size_t n_rows);
 
-    /* sum of (x[i] - y[i])^2, of two rows in either order the same bits */
-    float (*square_distance)(const float *x, const float *y, size_t n);
+    /* y[r] = sum of (x[i] - z[r][i])^2, r < n_rows. The bits depend on the two rows alone, in
+     * either order. */
+    void (*square_distances)(float *y, const float *x, const float *const *z, size_t n_rows,
+                             size_t n);
 
     /*
      * y[a * y_stride + b] = sum over s < n_segments, i < n of x[a][s * x_step + i] *

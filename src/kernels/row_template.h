@@ -165,30 +165,39 @@ ATTRIBUTES static void KERNEL(measure_rows)(float *dot, float *square, float *to
     }
 }
 
-INLINE vec KERNEL(add_square)(vec x, vec y, vec sum)
+/* Distances from x of four rows, which are read beside each other: x is loaded once for them. */
+INLINE void KERNEL(four_square_distances)(float *y, const float *x, const float *const *z, size_t n)
 {
-    const vec difference = sub(x, y);
+    vec sum[4] = { fill(0.0f), fill(0.0f), fill(0.0f), fill(0.0f) };
 
-    return fma3(difference, difference, sum);
+    for (size_t i = 0; i < n; i += VL) {
+        const vec v = KERNEL(load_next)(x + i, n - i, 0.0f);
+
+        UNROLL for (size_t r = 0; r < 4; r++)
+        {
+            const vec difference = sub(v, KERNEL(load_next)(z[r] + i, n - i, 0.0f));
+
+            sum[r] = fma3(difference, difference, sum[r]);
+        }
+    }
+    sum_lanes_of_4(y, sum[0], sum[1], sum[2], sum[3]);
 }
 
-ATTRIBUTES static float KERNEL(square_distance)(const float *x, const float *y, size_t n)
+/* Missing rows are stood in for by the first. */
+ATTRIBUTES static void KERNEL(square_distances)(float *y, const float *x, const float *const *z,
+                                                size_t n_rows, size_t n)
 {
-    vec s0 = fill(0.0f), s1 = s0, s2 = s0, s3 = s0;
-    size_t i = 0;
+    for (; n_rows >= 4; n_rows -= 4, y += 4, z += 4)
+        KERNEL(four_square_distances)(y, x, z, n);
+    if (n_rows != 0) {
+        const float *four[4];
+        float distance[4];
 
-    for (; n - i >= BLOCK; i += BLOCK) {
-        s0 = KERNEL(add_square)(load(x + i), load(y + i), s0);
-        s1 = KERNEL(add_square)(load(x + i + VL), load(y + i + VL), s1);
-        s2 = KERNEL(add_square)(load(x + i + 2 * VL), load(y + i + 2 * VL), s2);
-        s3 = KERNEL(add_square)(load(x + i + 3 * VL), load(y + i + 3 * VL), s3);
+        for (size_t r = 0; r < 4; r++)
+            four[r] = z[r < n_rows ? r : 0];
+        KERNEL(four_square_distances)(distance, x, four, n);
+        memcpy(y, distance, n_rows * sizeof(*y));
     }
-    for (; i < n; i += VL) {
-        const size_t m = LANES(n - i);
-
-        s0 = KERNEL(add_square)(load_some(x + i, m, 0.0f), load_some(y + i, m, 0.0f), s0);
-    }
-    return sum_lanes(add(add(s0, s1), add(s2, s3)));
 }
 
 /* Rows of a tile: with one panel of columns that is 12 vectors in flight, or 24 of 4 floats. */
@@ -478,7 +487,7 @@ const vtci_kernels JOIN(vtci_kernels, SUFFIX) = {
     .dot_rows = KERNEL(dot_rows),
     .dot_heads = KERNEL(dot_heads),
     .dots = KERNEL(dots),
-    .square_distance = KERNEL(square_distance),
+    .square_distances = KERNEL(square_distances),
     .multiply_panels = KERNEL(multiply_panels),
     .scale = KERNEL(scale),
     .add = KERNEL(add),

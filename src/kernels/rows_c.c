@@ -73,16 +73,19 @@ static void dots_c(float *y, size_t y_stride, const float *const *x, size_t n_x,
         }
 }
 
-static float square_distance_c(const float *x, const float *y, size_t n)
+static void square_distances_c(float *y, const float *x, const float *const *z, size_t n_rows,
+                               size_t n)
 {
-    double sum = 0.0;
+    for (size_t r = 0; r < n_rows; r++) {
+        double sum = 0.0;
 
-    for (size_t i = 0; i < n; i++) {
-        const double difference = (double)x[i] - y[i];
+        for (size_t i = 0; i < n; i++) {
+            const double difference = (double)x[i] - z[r][i];
 
-        sum += difference * difference;
+            sum += difference * difference;
+        }
+        y[r] = (float)sum;
     }
-    return (float)sum;
 }
 
 static void multiply_panels_c(float *c, size_t ldc, const float *a, size_t lda, const float *panels,
@@ -466,7 +469,7 @@ const vtci_kernels vtci_kernels_c = {
     .dot_rows = dot_rows_c,
     .dot_heads = dot_heads_c,
     .dots = dots_c,
-    .square_distance = square_distance_c,
+    .square_distances = square_distances_c,
     .multiply_panels = multiply_panels_c,
     .scale = scale_c,
     .add = add_c,

@@ -57,10 +57,9 @@ static void widen_block(void *job, size_t index, size_t worker)
                       d->wide + i * d->x.n_cols);
 }
 
-/* In double where squares leave the range of F32. */
-static double square_distance(const float *x, const float *y, size_t n)
+/* A square that float32 has found, formed again in double if it left the range. */
+static double in_range(float fast, const float *x, const float *y, size_t n)
 {
-    const float fast = vtci_kernels_get()->square_distance(x, y, n);
     double sum = 0.0;
 
     if (fast == 0.0f || (fast > 0x1p-80f && fast <= FLT_MAX))
@@ -70,25 +69,38 @@ static double square_distance(const float *x, const float *y, size_t n)
     return sum;
 }
 
+/* Distances of row i from rows begin .. end - 1. */
+static void measure_row(const vtci_density *d, size_t i, size_t begin, size_t end)
+{
+    const size_t n = d->n, channels = d->x.n_cols;
+    const double width = sqrt((double)vtci_max(1, channels));
+    const float *x = row_at(d, i), *y[BLOCK];
+    float square[BLOCK];
+
+    for (size_t j = begin; j < end; j++)
+        y[j - begin] = row_at(d, j);
+    vtci_kernels_get()->square_distances(square, x, y, end - begin, channels);
+    for (size_t j = begin; j < end; j++) {
+        const double exact = in_range(square[j - begin], x, y[j - begin], channels);
+
+        d->distance[i * n + j] = d->distance[j * n + i] = (float)(sqrt(exact) / width);
+    }
+}
+
 /* Block `index` of the pairs of blocks (a, b), a <= b, counted row by row. */
 static void measure_block(void *job, size_t index, size_t worker)
 {
     const vtci_density *d = job;
-    const size_t n = d->n, n_blocks = vtci_ceil_div(n, BLOCK), channels = d->x.n_cols;
-    const double width = sqrt((double)vtci_max(1, channels));
+    const size_t n = d->n, n_blocks = vtci_ceil_div(n, BLOCK);
     size_t a = 0;
 
     (void)worker;
     for (; index >= n_blocks - a; a++)
         index -= n_blocks - a;
-    const size_t b = a + index;
+    const size_t b = a + index, end = vtci_min(n, (b + 1) * BLOCK);
 
     for (size_t i = a * BLOCK; i < vtci_min(n, (a + 1) * BLOCK); i++)
-        for (size_t j = vtci_max(i, b * BLOCK); j < vtci_min(n, (b + 1) * BLOCK); j++) {
-            const double square = square_distance(row_at(d, i), row_at(d, j), channels);
-
-            d->distance[i * n + j] = d->distance[j * n + i] = (float)(sqrt(square) / width);
-        }
+        measure_row(d, i, vtci_max(i, b * BLOCK), end);
 }
 
 static vtc_status measure(vtci_density *d)
