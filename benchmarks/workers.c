@@ -2,7 +2,13 @@
  * Workers that spin for a while before they sleep: starting a thread, or waking one, costs as much
  * as the smallest cases take. Each begins with its own run of neighbouring tasks, the same in every
  * loop of as many, so that it finds in its cache what it left there, and then helps the others.
+ *
+ * On Linux several workers keep to a CPU each: as they spin, none seems idle to the scheduler, and
+ * two of them have been seen to share one CPU for seconds.
  */
+#ifdef __linux__
+#define _GNU_SOURCE /* sched_setaffinity() */
+#endif
 #include "workers.h"
 
 #include <pthread.h>
@@ -16,6 +22,51 @@
  * that waking up, which is slow on virtual machines, stays out of the timings. */
 enum { SPINS = 300000 };
 
+#ifdef __linux__
+typedef cpu_set_t cpus;
+
+static void find_cpus(cpus *all)
+{
+    if (sched_getaffinity(0, sizeof(*all), all) != 0)
+        CPU_ZERO(all);
+}
+
+static void use_cpus(const cpus *some)
+{
+    if (CPU_COUNT(some) != 0)
+        sched_setaffinity(0, sizeof(*some), some);
+}
+
+static void use_one(const cpus *all, size_t number)
+{
+    cpus one;
+
+    CPU_ZERO(&one);
+    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
+        if (CPU_ISSET(cpu, all) && number-- == 0)
+            CPU_SET(cpu, &one);
+    use_cpus(&one);
+}
+#else
+typedef char cpus;
+
+static void find_cpus(cpus *all)
+{
+    *all = 0;
+}
+
+static void use_cpus(const cpus *some)
+{
+    (void)some;
+}
+
+static void use_one(const cpus *all, size_t number)
+{
+    (void)all;
+    (void)number;
+}
+#endif
+
 typedef struct member {
     bench_workers *workers;
     size_t number;
@@ -26,6 +77,7 @@ typedef struct member {
 
 struct bench_workers {
     size_t n;
+    cpus cpus;                        /* that the calling thread had */
     member member[BENCH_MAX_WORKERS]; /* 0 is the calling thread */
 
     /* the current loop; written before `round` grows, read after */
@@ -66,6 +118,7 @@ static void *serve(void *arg)
     const member *m = arg;
     bench_workers *w = m->workers;
 
+    use_one(&w->cpus, m->number);
     for (size_t round = 0;; round++) {
         wait_for_round(w, round);
         if (w->stop)
@@ -112,6 +165,7 @@ bench_workers *bench_workers_start(size_t n)
     memset(w, 0, sizeof(*w));
     pthread_mutex_init(&w->lock, NULL);
     pthread_cond_init(&w->wake, NULL);
+    find_cpus(&w->cpus);
     for (w->n = 1; w->n < n; w->n++) {
         member *m = &w->member[w->n];
 
@@ -122,6 +176,8 @@ bench_workers *bench_workers_start(size_t n)
             return NULL;
         }
     }
+    if (n > 1)
+        use_one(&w->cpus, 0);
     return w;
 }
 
@@ -131,6 +187,7 @@ void bench_workers_stop(bench_workers *w)
     begin_round(w);
     for (size_t i = 1; i < w->n; i++)
         pthread_join(w->member[i].thread, NULL);
+    use_cpus(&w->cpus);
     pthread_cond_destroy(&w->wake);
     pthread_mutex_destroy(&w->lock);
     free(w);
