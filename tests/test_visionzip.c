@@ -402,6 +402,23 @@ static void only_rows_that_are_merged_need_a_direction(void **state)
     expect(&b, VTC_ERR_DATA, "score[6]"); /* counted from the first patch on */
 }
 
+/* Rows 1, 3, 5 and 7 are targets. The length of row 5 leaves float, its products with the other
+ * targets do not. */
+static void a_target_too_long_for_a_direction_is_refused(void **state)
+{
+    broken b;
+    float *row;
+
+    (void)state;
+    set_up(&b);
+    row = b.metric.data;
+    for (size_t i = 1; i < 9; i++) {
+        row[3 * i] = row[3 * i + 1] = i == 5 ? 3e38f : 0.0f;
+        row[3 * i + 2] = 1.0f;
+    }
+    expect(&b, VTC_ERR_DATA, "metric row 5");
+}
+
 static void arguments_are_checked_before_anything_is_written(void **state)
 {
     broken b;
@@ -437,6 +454,7 @@ int main(void)
         cmocka_unit_test(ties_go_to_the_lower_row_and_target),
         cmocka_unit_test(without_contextual_tokens_the_metric_is_not_read),
         cmocka_unit_test(only_rows_that_are_merged_need_a_direction),
+        cmocka_unit_test(a_target_too_long_for_a_direction_is_refused),
         cmocka_unit_test(arguments_are_checked_before_anything_is_written),
     };
 

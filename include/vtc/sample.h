@@ -143,11 +143,11 @@ vtc_focusllava_vision_scratch(const vtc_focusllava_vision_params *params, const 
  * Ties go to the first scale in list order: scales are compared by the scores as they are reported,
  * in F32. In a clipped region two scales may have the same cells, an exact tie.
  * Cost: x is read twice, and once more for each scale with p > 1, and 2 C multiply-adds per pooled
- * token. Parallel over regions. Scratch: C doubles for each row of regions, the scores, and per
- * worker two rows, some numbers per token of a region, and the tokens that coarser ones are pooled
- * from.
- * Returns VTC_ERR_NULL, DTYPE, SHAPE, RANGE, ROOM, OVERLAP, OVERFLOW, SCRATCH, or VTC_ERR_DATA for
- * NaN and Inf in x, scores that are not finite and masses that are not positive and finite.
+ * token. Parallel over regions. Scratch: C floats for each 96 positions or row of the map, C
+ * doubles, the scores, and per worker five rows, some numbers per token of a region, and the tokens
+ * that coarser ones are pooled from. Returns VTC_ERR_NULL, DTYPE, SHAPE, RANGE, ROOM, OVERLAP,
+ * OVERFLOW, SCRATCH, or VTC_ERR_DATA for NaN and Inf in x, scores that are not finite and masses
+ * that are not positive and finite.
  */
 VTC_API VTC_NODISCARD vtc_status vtc_focusllava_vision(const vtc_focusllava_vision_params *params,
                                                        const vtc_tensor *x,
@@ -288,7 +288,7 @@ VTC_API VTC_NODISCARD vtc_status vtc_focusllava_hidden_score_scratch(const vtc_t
  * Rows that do not lie side by side are gathered first (vtc_plan_gather()). Lengths are bounded as
  * in vtc_focusllava_vision(): zero rows have cosine 0. (V + M) D multiply-adds, by the mean of the
  * unit rows of text; V M D where lengths are so small that the bound 1e-12 matters.
- * Scratch: D floats, 2 V + M doubles, two rows per worker. Parallel over rows. Returns
+ * Scratch: D floats, 2 V + M doubles, four rows per worker. Parallel over rows. Returns
  * VTC_ERR_NULL, DTYPE, SHAPE, OVERLAP, OVERFLOW, SCRATCH, or VTC_ERR_DATA for NaN and Inf.
  */
 VTC_API VTC_NODISCARD vtc_status vtc_focusllava_hidden_score(const vtc_tensor *visual,

@@ -200,7 +200,8 @@ ATTRIBUTES static void KERNEL(square_distances)(float *y, const float *x, const 
     }
 }
 
-/* Rows of a tile: with one panel of columns that is 12 vectors in flight, or 24 of 4 floats. */
+/* Rows of a tile: with one panel of columns that is 12 or 16 vectors in flight, or 24 of 4 floats.
+ */
 enum { TILE_ROWS = VL == 16 ? 16 : 6, TILE_VECTORS = VTCI_PANEL / VL };
 
 /* `rows` is a constant where this vanishes into its caller, and the sums stay in registers. */

@@ -41,7 +41,7 @@ struct zip {
     float *share;          /* [contextual] the weight of each                             */
     float *targets;        /* [contextual, d] their unit rows                             */
     size_t *bad;           /* per tile the first place without a direction, or M           */
-    char *slices;          /* per worker rows [TILE, d], products [TILE, contextual]      */
+    char *slices;          /* per worker rows [TILE, d], products [contextual, TILE]      */
     size_t slice_stride;
 };
 
@@ -219,8 +219,8 @@ struct nearest {
     float product[TILE];
 };
 
-/* A row whose products left the range, or whose largest is lost below it, is not ordinary: among
- * these are those without a direction, whose products are all 0, infinite or NaN. */
+/* A row whose products left the range, or whose largest is lost below it, is not ordinary: so is
+ * one with NaN or Inf, and one of zeros. */
 static void find_nearest(const float *product, size_t n, size_t m, struct nearest *best)
 {
     for (size_t i = 0; i < TILE; i++) {
@@ -260,7 +260,7 @@ static int32_t nearest_to_unit(const struct zip *z, const float *x, float *tmp, 
 static void assign_tile(void *job, size_t index, size_t worker)
 {
     const struct zip *z = job;
-    const size_t d = z->metric.n_cols, begin = index * TILE;
+    const size_t d = z->metric.n_cols, begin = index * TILE, step = target_step(z);
     const size_t m = vtci_min(TILE, z->n_rest - begin);
     float *rows = (float *)(void *)(z->slices + worker * z->slice_stride);
     float *product = rows + TILE * d;
@@ -272,6 +272,9 @@ static void assign_tile(void *job, size_t index, size_t worker)
                              d, rows + i * d);
     compare_targets(z, x, m, product);
     find_nearest(product, z->params.contextual, m, &best);
+    for (size_t t = vtci_ceil_div(begin, step); t < z->params.contextual && t * step < begin + m;
+         t++)
+        best.ordinary[t * step - begin] = 0; /* a target must have a direction of its own */
     z->bad[index] = z->n_rest;
     for (size_t i = m; i-- > 0;) {
         const size_t place = begin + i;

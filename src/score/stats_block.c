@@ -244,6 +244,8 @@ static void multiply_panels(const vtci_stats *s, const vtci_stats_block *block, 
     for (size_t j = n_whole; j < n_panels; j++) {
         while (first < block->n && seen_of_block(s, block, block->row[first]) <= j * PANEL)
             first++;
+        if (first == block->n)
+            break;
         k->multiply_panels(p + first * ld + j * PANEL, ld, q + first * ldq, ldq,
                            panels + j * PANEL * d, block->n - first, 1, d);
     }
