@@ -152,29 +152,51 @@ static void every_reduction_equals_the_definition(void **state)
         }
 }
 
-/* The mean has the bits of vtc_mean_keys(). The attention is that of the plain call, but for the
- * order of sums. */
-static void check_mean(const cls_case *c, const cls_data *data, size_t n_workers)
+/* [.., n_cols] of the call that also averages keys, in exactly the scratch memory it asks for. */
+static float *run_with_mean(const cls_case *c, const cls_data *data, size_t n_rows, float *mean,
+                            size_t n_workers)
 {
-    const size_t n = c->n * c->d, n_bytes = n * sizeof(float);
-    float *mean = guard_alloc(n_bytes), *expected_mean = guard_alloc(n_bytes);
-    float *a = guard_alloc(data->n_cols * sizeof(*a)), *plain = run(c, data, 1, n_workers);
-    vtc_tensor metric = vtc_f32_2d(expected_mean, c->n, c->d);
+    float *a = guard_alloc(n_rows * data->n_cols * sizeof(*a));
     vtc_exec exec = test_exec(n_workers);
+    size_t bytes;
 
-    poison(mean, n_bytes);
-    exec_scratch(&exec, 1 << 20);
-    assert_int_equal(vtc_mean_keys(&data->k, &metric, &exec), VTC_OK);
+    poison(a, n_rows * data->n_cols * sizeof(*a));
+    poison(mean, c->n * c->d * sizeof(*mean));
+    assert_int_equal(vtci_cls_attention_query(&data->params, &data->q, &data->k, extra_key(c, data),
+                                              true, &exec, &bytes),
+                     VTC_OK);
+    exec_scratch(&exec, bytes);
     assert_int_equal(vtci_cls_attention_and_mean(&data->params, &data->q, &data->k,
                                                  extra_key(c, data), a, mean, &exec),
                      VTC_OK);
-    assert_memory_equal(mean, expected_mean, n_bytes);
-    for (size_t j = 0; j < data->n_cols; j++)
-        assert_true(fabsf(a[j] - plain[j]) <= 1e-6f * plain[j]);
     exec_scratch_free(&exec);
+    return a;
+}
+
+/* The mean has the bits of vtc_mean_keys(). The attention is that of the plain call, but for the
+ * order of sums, and has the same bits with any number of workers. */
+static void check_mean(const cls_case *c, const cls_data *data, size_t n_workers)
+{
+    const size_t n_rows = data->params.heads == VTC_HEADS_EACH ? c->n_heads : 1;
+    const size_t n_bytes = c->n * c->d * sizeof(float);
+    float *mean = guard_alloc(n_bytes), *expected_mean = guard_alloc(n_bytes);
+    float *plain = run(c, data, n_rows, n_workers);
+    float *a = run_with_mean(c, data, n_rows, mean, n_workers);
+    float *alone = run_with_mean(c, data, n_rows, mean, 0);
+    vtc_tensor metric = vtc_f32_2d(expected_mean, c->n, c->d);
+    vtc_exec exec = test_exec(n_workers);
+
+    exec_scratch(&exec, 1 << 20);
+    assert_int_equal(vtc_mean_keys(&data->k, &metric, &exec), VTC_OK);
+    exec_scratch_free(&exec);
+    assert_memory_equal(mean, expected_mean, n_bytes);
+    assert_memory_equal(a, alone, n_rows * data->n_cols * sizeof(*a));
+    for (size_t j = 0; j < n_rows * data->n_cols; j++)
+        assert_true(fabsf(a[j] - plain[j]) <= 1e-6f * plain[j]);
     guard_free(mean);
     guard_free(expected_mean);
     guard_free(a);
+    guard_free(alone);
     guard_free(plain);
 }
 
@@ -184,18 +206,50 @@ static void the_mean_of_the_keys_comes_along_with_its_bits(void **state)
         { 4, 4, 67, 64, true, 0, SIZE_MAX, VTC_F32, VTC_F32, VTC_F32, 0 },
         { 6, 2, 64, 9, true, 0, SIZE_MAX, VTC_F32, VTC_F32, VTC_F32, 3 },
         { 6, 3, 70, 33, false, 0, SIZE_MAX, VTC_F32, VTC_BF16, VTC_F16, 1 },
+        { 4, 2, 130, 33, true, 5, 60, VTC_F16, VTC_BF16, VTC_F16, 1 },
+        { 4, 4, 32, 80, true, 0, SIZE_MAX, VTC_F32, VTC_F32, VTC_F16, 0 },
         { 3, 3, 1, 5, false, 0, SIZE_MAX, VTC_F32, VTC_F16, VTC_F32, 0 },
     };
     uint64_t seed = 83;
 
     (void)state;
     for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++)
-        for (size_t n_workers = 0; n_workers <= 3; n_workers++) {
-            cls_data data = make_case(&seed, &cases[i]);
+        for (int heads = VTC_HEADS_MEAN; heads <= VTC_HEADS_EACH; heads++)
+            for (size_t n_workers = 0; n_workers <= 3; n_workers++) {
+                cls_data data = make_case(&seed, &cases[i]);
 
-            check_mean(&cases[i], &data, n_workers);
-            free_case(&data);
-        }
+                data.params.heads = (vtc_head_reduction)heads;
+                check_mean(&cases[i], &data, n_workers);
+                free_case(&data);
+            }
+}
+
+/* Whatever task they fall to, with the mean of the keys and without. */
+static void equal_keys_have_equal_bits_far_apart(void **state)
+{
+    const cls_case c = { 4, 4, 577, 64, false, 0, SIZE_MAX, VTC_F32, VTC_F32, VTC_F32, 0 };
+    const size_t places[] = { 40, 95, 300, 576 };
+    float *mean = guard_alloc(c.n * c.d * sizeof(*mean)), *plain, *a;
+    uint64_t seed = 84;
+    cls_data data = make_case(&seed, &c);
+    float *k = data.k.data;
+
+    (void)state;
+    guard_writable(k);
+    for (size_t h = 0; h < c.n_heads; h++)
+        for (size_t i = 0; i < 4; i++)
+            memcpy(k + (h * c.n + places[i]) * c.d, k + (h * c.n + 7) * c.d, c.d * sizeof(*k));
+    guard_readonly(k);
+    plain = run(&c, &data, 1, 2);
+    a = run_with_mean(&c, &data, 1, mean, 2);
+    for (size_t i = 0; i < 4; i++) {
+        assert_memory_equal(&plain[places[i]], &plain[7], sizeof(*plain));
+        assert_memory_equal(&a[places[i]], &a[7], sizeof(*a));
+    }
+    guard_free(plain);
+    guard_free(a);
+    guard_free(mean);
+    free_case(&data);
 }
 
 static void refused(const cls_case *c, const cls_data *data, float *a, vtc_status status,
@@ -261,6 +315,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_reduction_equals_the_definition),
         cmocka_unit_test(the_mean_of_the_keys_comes_along_with_its_bits),
+        cmocka_unit_test(equal_keys_have_equal_bits_far_apart),
         cmocka_unit_test(bad_arguments_are_refused),
     };
 

@@ -341,25 +341,31 @@ static void zero_rows_have_cosine_zero(void **state)
 }
 
 /* Squares of these leave the range of F32, sums of rows too. */
-static void huge_values_have_scores(void **state)
+static void check_huge_values(size_t grid_h, size_t grid_w, size_t n_workers)
 {
     const vtc_focusllava_vision_params params = default_params();
-    const size_t dim[3] = { 4, 5, 3 };
+    const size_t dim[3] = { grid_h, grid_w, 3 };
     uint64_t seed = 17;
     vtc_tensor x = make_tensor(VTC_F32, 3, dim, 0);
 
-    (void)state;
-    for (size_t i = 0; i < 60; i++)
+    for (size_t i = 0; i < grid_h * grid_w * 3; i++)
         ((float *)x.data)[i] = 0x1p126f * (1.5f + rng_f32(&seed));
     double *values = values_of(&x);
-    focus_reference want = focus_reference_pool(&params, values, 4, 5, 3);
-    outcome o = run(&params, &x, NULL, NULL, 1);
+    focus_reference want = focus_reference_pool(&params, values, grid_h, grid_w, 3);
+    outcome o = run(&params, &x, NULL, NULL, n_workers);
 
     check_outcome(&o, &want, &params, values, NULL, NULL);
     free_outcome(&o);
     focus_reference_free(&want);
     free(values);
     guard_free(x.data);
+}
+
+static void huge_values_have_scores(void **state)
+{
+    (void)state;
+    check_huge_values(4, 5, 1);
+    check_huge_values(12, 12, 3); /* summed in several groups */
 }
 
 /* ---- sizes ----------------------------------------------------------------------------------- */

@@ -215,18 +215,18 @@ static void compare_targets(const struct zip *z, const float *const *x, size_t m
 
 /* The largest product of each of m rows and the first target that has it. */
 struct nearest {
-    int32_t target[TILE], ordinary[TILE];
+    int32_t target[TILE], in_range[TILE], any_large[TILE];
     float product[TILE];
 };
 
-/* A row whose products left the range, or whose largest is lost below it, is not ordinary: so is
- * one with NaN or Inf, and one of zeros. */
+/* Products say which target is nearest if none left the range, nor were all lost below it: so not
+ * those of a row with NaN or Inf, or of zeros. */
 static void find_nearest(const float *product, size_t n, size_t m, struct nearest *best)
 {
     for (size_t i = 0; i < TILE; i++) {
-        best->target[i] = 0;
-        best->ordinary[i] = 1;
-        best->product[i] = 0x1p-80f;
+        best->target[i] = best->any_large[i] = 0;
+        best->in_range[i] = 1;
+        best->product[i] = -INFINITY;
     }
     for (size_t t = 0; t < n; t++, product += TILE)
         for (size_t i = 0; i < m; i++) {
@@ -235,10 +235,9 @@ static void find_nearest(const float *product, size_t n, size_t m, struct neares
 
             best->product[i] = p > largest ? p : largest;
             best->target[i] = target + is_more * ((int32_t)t - target);
-            best->ordinary[i] &= fabsf(p) < 0x1p80f;
+            best->in_range[i] &= fabsf(p) < 0x1p80f;
+            best->any_large[i] |= fabsf(p) > 0x1p-80f;
         }
-    for (size_t i = 0; i < TILE; i++)
-        best->ordinary[i] &= best->product[i] > 0x1p-80f;
 }
 
 /* The target nearest to a row of any length, of which tmp gets a copy of length 1; -1: the row has
@@ -274,12 +273,12 @@ static void assign_tile(void *job, size_t index, size_t worker)
     find_nearest(product, z->params.contextual, m, &best);
     for (size_t t = vtci_ceil_div(begin, step); t < z->params.contextual && t * step < begin + m;
          t++)
-        best.ordinary[t * step - begin] = 0; /* a target must have a direction of its own */
+        best.in_range[t * step - begin] = 0; /* a target must have a direction of its own */
     z->bad[index] = z->n_rest;
     for (size_t i = m; i-- > 0;) {
         const size_t place = begin + i;
 
-        if (!best.ordinary[i])
+        if (!best.in_range[i] || !best.any_large[i])
             best.target[i] = nearest_to_unit(z, x[i], rows + i * d, product);
         if (best.target[i] < 0)
             z->bad[index] = place;

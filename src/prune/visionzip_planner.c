@@ -86,8 +86,8 @@ static vtc_status planner_scratch(const void *params, const vtc_plan_inputs *ima
     VTCI_TRY(vtc_mean_keys_scratch(image->keys, &r.metric, exec, &need));
     vtci_at_least(&most, need);
     if (image->cls_attention == NULL) {
-        VTCI_TRY(vtc_cls_attention_scratch(&cls, image->cls_query, image->keys, image->cls_key,
-                                           exec, &need));
+        VTCI_TRY(vtci_cls_attention_query(&cls, image->cls_query, image->keys, image->cls_key, true,
+                                          exec, &need));
         vtci_at_least(&most, need);
     }
     VTCI_TRY(vtc_visionzip_scratch(&r.params, &r.attention, &r.metric, exec, &need));

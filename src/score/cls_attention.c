@@ -113,15 +113,20 @@ static size_t n_spans(const struct cls *c, size_t span)
     return vtci_ceil_div(c->n_keys, span);
 }
 
-static void lay_out(vtci_arena *arena, const vtci_call *call, struct cls *c)
+/* Head by head a task needs a query and some keys, with the mean all queries and keys of all heads.
+ */
+static void lay_out(vtci_arena *arena, const vtci_call *call, bool averages, struct cls *c)
 {
-    const size_t n_rows = vtci_add(c->q.n_rows, vtci_mul(WIDENED, c->k.n_heads));
-    const size_t floats = is_wide(c) ? 0 : vtci_mul(n_rows, c->q.n_cols);
+    const size_t n_heads = averages ? c->q.n_rows : 1, n_groups = averages ? c->k.n_heads : 1;
+    const size_t n_rows = is_wide(c) ? 0 : vtci_add(n_heads, vtci_mul(WIDENED, n_groups));
+    const size_t n_parts = averages ? vtci_mul(n_spans(c, SPAN_OF_ALL), c->q.n_rows) : 0;
 
     c->p = vtci_take(arena, vtci_mul(c->q.n_rows, c->n_keys), sizeof(*c->p));
-    c->part = vtci_take(arena, vtci_mul(n_spans(c, SPAN_OF_ALL), c->q.n_rows), sizeof(*c->part));
+    c->part = vtci_take(arena, n_parts, sizeof(*c->part));
     c->head = vtci_take(arena, c->q.n_rows, sizeof(*c->head));
-    c->slices = vtci_take_slices(arena, call, vtci_mul(floats, sizeof(float)), &c->slice_stride);
+    c->slices =
+        vtci_take_slices(arena, call, vtci_mul(vtci_mul(n_rows, c->q.n_cols), sizeof(float)),
+                         &c->slice_stride);
 }
 
 static vtc_status check_output(const vtci_call *call, const struct cls *c, const vtc_tensor *q,
@@ -333,9 +338,9 @@ static void write_heads(const struct cls *c, float *a)
     vtci_combine_end(&sum);
 }
 
-vtc_status vtc_cls_attention_scratch(const vtc_cls_attention_params *params,
-                                     const vtc_tensor *q_cls, const vtc_tensor *k,
-                                     const vtc_tensor *k_cls, const vtc_exec *exec, size_t *bytes)
+vtc_status vtci_cls_attention_query(const vtc_cls_attention_params *params, const vtc_tensor *q_cls,
+                                    const vtc_tensor *k, const vtc_tensor *k_cls, bool averages,
+                                    const vtc_exec *exec, size_t *bytes)
 {
     struct cls c;
     vtci_call call;
@@ -344,8 +349,15 @@ vtc_status vtc_cls_attention_scratch(const vtc_cls_attention_params *params,
     VTCI_TRY(vtci_begin_query(&call, "vtc_cls_attention_scratch", exec, bytes));
     VTCI_TRY(open_job(&call, params, q_cls, k, k_cls, &c));
     arena = vtci_arena_open(&call);
-    lay_out(&arena, &call, &c);
+    lay_out(&arena, &call, averages, &c);
     return vtci_end_query(&call, &arena, bytes);
+}
+
+vtc_status vtc_cls_attention_scratch(const vtc_cls_attention_params *params,
+                                     const vtc_tensor *q_cls, const vtc_tensor *k,
+                                     const vtc_tensor *k_cls, const vtc_exec *exec, size_t *bytes)
+{
+    return vtci_cls_attention_query(params, q_cls, k, k_cls, false, exec, bytes);
 }
 
 vtc_status vtci_cls_attention_check(const vtci_call *call, const vtc_cls_attention_params *params,
@@ -371,7 +383,7 @@ vtc_status vtci_cls_attention_and_mean(const vtc_cls_attention_params *params,
     VTCI_REQUIRE(&call, mean == NULL || c.q.n_rows != 0, VTC_ERR_SHAPE, "q_cls has no heads");
     VTCI_TRY(check_output(&call, &c, q_cls, k, k_cls, a));
     arena = vtci_arena_open(&call);
-    lay_out(&arena, &call, &c);
+    lay_out(&arena, &call, mean != NULL, &c);
     VTCI_TRY(vtci_arena_check(&call, &arena));
     if (c.params.n_cols == 0)
         return VTC_OK;
