@@ -200,51 +200,69 @@ ATTRIBUTES static void KERNEL(square_distances)(float *y, const float *x, const 
     }
 }
 
-/* Rows of a tile: with one panel of columns that is 12 or 16 vectors in flight, or 24 of 4 floats.
- */
-enum { TILE_ROWS = VL == 16 ? 16 : 6, TILE_VECTORS = VTCI_PANEL / VL };
+/* Rows of a tile of one panel, and of one of WIDE panels: up to 16 or 24 vectors in flight. */
+enum {
+    PANEL_VECTORS = VTCI_PANEL / VL,
+    TILE_ROWS = VL == 16 ? 16 : 6,
+    WIDE = VL == 16 ? 3 : 1,
+    WIDE_ROWS = VL == 16 ? 8 : TILE_ROWS
+};
 
-/* `rows` is a constant where this vanishes into its caller, and the sums stay in registers. */
+/* `rows` and `n_panels` are constants where this vanishes into its caller, and the sums stay in
+ * registers. */
 INLINE void KERNEL(multiply_tile)(float *c, size_t ldc, const float *a, size_t lda,
-                                  const float *panel, size_t rows, size_t k)
+                                  const float *panels, const size_t rows, const size_t n_panels,
+                                  size_t k)
 {
-    vec sum[TILE_ROWS][TILE_VECTORS];
+    const size_t n_vectors = n_panels * PANEL_VECTORS;
+    vec sum[TILE_ROWS][WIDE * PANEL_VECTORS];
 
-    for (size_t r = 0; r < rows; r++)
-        for (size_t v = 0; v < TILE_VECTORS; v++)
-            sum[r][v] = fill(0.0f);
-    for (size_t l = 0; l < k; l++, panel += VTCI_PANEL) {
-        vec b[TILE_VECTORS];
+    UNROLL for (size_t r = 0; r < rows; r++) UNROLL for (size_t v = 0; v < n_vectors; v++)
+        sum[r][v] = fill(0.0f);
+    for (size_t l = 0; l < k; l++, panels += VTCI_PANEL) {
+        vec b[WIDE * PANEL_VECTORS];
 
-        for (size_t v = 0; v < TILE_VECTORS; v++)
-            b[v] = load(panel + v * VL);
-        for (size_t r = 0; r < rows; r++) {
+        UNROLL for (size_t v = 0; v < n_vectors; v++) b[v] =
+            load(panels + v / PANEL_VECTORS * k * VTCI_PANEL + v % PANEL_VECTORS * VL);
+        UNROLL for (size_t r = 0; r < rows; r++)
+        {
             const vec x = fill(a[r * lda + l]);
 
-            for (size_t v = 0; v < TILE_VECTORS; v++)
-                sum[r][v] = fma3(x, b[v], sum[r][v]);
+            UNROLL for (size_t v = 0; v < n_vectors; v++) sum[r][v] = fma3(x, b[v], sum[r][v]);
         }
     }
-    for (size_t r = 0; r < rows; r++)
-        for (size_t v = 0; v < TILE_VECTORS; v++)
-            store(c + r * ldc + v * VL, sum[r][v]);
+    UNROLL for (size_t r = 0; r < rows; r++) UNROLL for (size_t v = 0; v < n_vectors; v++)
+        store(c + r * ldc + v * VL, sum[r][v]);
 }
 
-/* A panel stays in the first-level cache while all rows pass it. */
+/* All rows pass some panels, which stay in the first-level cache. */
+INLINE void KERNEL(multiply_strip)(float *c, size_t ldc, const float *a, size_t lda,
+                                   const float *panels, size_t m, const size_t rows,
+                                   const size_t n_panels, size_t k)
+{
+    size_t i = 0;
+
+    for (; m - i >= rows; i += rows)
+        KERNEL(multiply_tile)(c + i * ldc, ldc, a + i * lda, lda, panels, rows, n_panels, k);
+    for (; m - i >= 4; i += 4)
+        KERNEL(multiply_tile)(c + i * ldc, ldc, a + i * lda, lda, panels, 4, n_panels, k);
+    for (; i < m; i++)
+        KERNEL(multiply_tile)(c + i * ldc, ldc, a + i * lda, lda, panels, 1, n_panels, k);
+}
+
+/* Several panels at a time where there are: a load of A serves them all. */
 ATTRIBUTES static void KERNEL(multiply_panels)(float *c, size_t ldc, const float *a, size_t lda,
                                                const float *panels, size_t m, size_t n_panels,
                                                size_t k)
 {
-    for (size_t j = 0; j < n_panels; j++, c += VTCI_PANEL, panels += k * VTCI_PANEL) {
-        size_t i = 0;
+    size_t j = 0;
 
-        for (; m - i >= TILE_ROWS; i += TILE_ROWS)
-            KERNEL(multiply_tile)(c + i * ldc, ldc, a + i * lda, lda, panels, TILE_ROWS, k);
-        for (; m - i >= 4; i += 4)
-            KERNEL(multiply_tile)(c + i * ldc, ldc, a + i * lda, lda, panels, 4, k);
-        for (; i < m; i++)
-            KERNEL(multiply_tile)(c + i * ldc, ldc, a + i * lda, lda, panels, 1, k);
-    }
+    for (; n_panels - j >= WIDE; j += WIDE)
+        KERNEL(multiply_strip)(c + j * VTCI_PANEL, ldc, a, lda, panels + j * k * VTCI_PANEL, m,
+                               WIDE_ROWS, WIDE, k);
+    for (; j < n_panels; j++)
+        KERNEL(multiply_strip)(c + j * VTCI_PANEL, ldc, a, lda, panels + j * k * VTCI_PANEL, m,
+                               TILE_ROWS, 1, k);
 }
 
 ATTRIBUTES static void KERNEL(scale)(float *y, const float *x, float a, size_t n)
