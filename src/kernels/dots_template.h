@@ -144,11 +144,9 @@ ATTRIBUTES static void KERNEL(dot_rows)(float *y, const float *x, const float *z
 
 /* ---- the rows of all heads ------------------------------------------------------------------- */
 
-enum { HEAD_ROWS_AHEAD = 8 };
-
 /* y = the products of a query with some columns of four rows, which on their way are added to the
  * totals if this is the first query to see them. The last of the n_vectors has m lanes. */
-INLINE void KERNEL(head_step)(float *y, const float *x, const float *z, size_t stride, size_t m,
+INLINE void KERNEL(head_step)(float *y, const float *x, const float *const row[4], size_t m,
                               const size_t n_vectors, vec total[4][HEAD_VECTORS], vec weight,
                               const int is_first)
 {
@@ -158,45 +156,51 @@ INLINE void KERNEL(head_step)(float *y, const float *x, const float *z, size_t s
     {
         const vec v = KERNEL(load_next)(x + j * VL, m, 0.0f);
 
-        if (is_first && j * VL % LINE_FLOATS == 0)
-            UNROLL for (size_t r = 0; r < 4; r++)
-                KERNEL(ask_for)(z, (r + HEAD_ROWS_AHEAD) * stride + j * VL, 1);
         UNROLL for (size_t r = 0; r < 4; r++)
         {
-            const vec row = KERNEL(load_next)(z + r * stride + j * VL, m, 0.0f);
+            const vec z = KERNEL(load_next)(row[r] + j * VL, m, 0.0f);
 
-            sum[r] = fma3(v, row, sum[r]);
+            sum[r] = fma3(v, z, sum[r]);
             if (is_first)
-                total[r][j] = fma3(weight, row, total[r][j]);
+                total[r][j] = fma3(weight, z, total[r][j]);
         }
     }
     sum_lanes_of_4(y, sum[0], sum[1], sum[2], sum[3]);
 }
 
+/* y = the products of n_rows rows, or those on top of it. */
+INLINE void KERNEL(head_products)(float *y, const float got[4], const size_t n_rows, int on_top)
+{
+    UNROLL for (size_t r = 0; r < n_rows; r++) y[r] = on_top ? y[r] + got[r] : got[r];
+}
+
 /* Columns from i on of n_rows rows: their means over the heads stay in registers while one query
- * after the other is multiplied by them. */
+ * after the other is multiplied by them. Visits as short as these start no stream of the machine's
+ * own prefetching, which at the end of a worker's rows would take what is in another's cache. */
 INLINE void KERNEL(head_block)(const vtci_shared_heads *h, float *y, size_t y_stride, float *mean,
                                const float *z, size_t i, size_t m, const size_t n_vectors,
                                const size_t n_rows)
 {
-    const size_t stride = n_rows == 1 ? 0 : h->stride;
     const vec weight = fill(1.0f / (float)h->n_groups);
+    const float *x = h->x + i, *row[4];
     vec total[4][HEAD_VECTORS];
+    float got[4];
 
-    UNROLL for (size_t r = 0; r < 4; r++) UNROLL for (size_t j = 0; j < n_vectors; j++)
-        total[r][j] = fill(0.0f);
-    for (size_t a = 0; a < h->n_groups * h->n_shared; a++, y += y_stride) {
-        const float *x = h->x + a * h->x_stride + i;
-        float got[4];
-
-        if (a % h->n_shared == 0)
-            KERNEL(head_step)(got, x, z + i, stride, m, n_vectors, total, weight, 1);
-        else
-            KERNEL(head_step)(got, x, z + i, stride, m, n_vectors, total, weight, 0);
-        if ((a + 1) % h->n_shared == 0)
-            z += h->z_step;
-        for (size_t r = 0; r < n_rows; r++)
-            y[r] = i == 0 ? got[r] : y[r] + got[r];
+    UNROLL for (size_t r = 0; r < 4; r++)
+    {
+        row[r] = z + i + (n_rows == 1 ? 0 : r * h->stride);
+        UNROLL for (size_t j = 0; j < n_vectors; j++) total[r][j] = fill(0.0f);
+    }
+    for (size_t g = 0; g < h->n_groups; g++) {
+        KERNEL(head_step)(got, x, row, m, n_vectors, total, weight, 1);
+        KERNEL(head_products)(y, got, n_rows, i != 0);
+        x += h->x_stride;
+        y += y_stride;
+        for (size_t s = 1; s < h->n_shared; s++, x += h->x_stride, y += y_stride) {
+            KERNEL(head_step)(got, x, row, m, n_vectors, total, weight, 0);
+            KERNEL(head_products)(y, got, n_rows, i != 0);
+        }
+        UNROLL for (size_t r = 0; r < 4; r++) row[r] += h->z_step;
     }
     UNROLL for (size_t r = 0; r < n_rows; r++) UNROLL for (size_t j = 0; j < n_vectors; j++)
         KERNEL(store_next)(mean + r * h->n + i + j * VL, m, total[r][j]);

@@ -258,11 +258,11 @@ ATTRIBUTES static void KERNEL(multiply_panels)(float *c, size_t ldc, const float
     size_t j = 0;
 
     for (; n_panels - j >= WIDE; j += WIDE)
-        KERNEL(multiply_strip)(c + j * VTCI_PANEL, ldc, a, lda, panels + j * k * VTCI_PANEL, m,
-                               WIDE_ROWS, WIDE, k);
+        KERNEL(multiply_strip)
+        (c + j * VTCI_PANEL, ldc, a, lda, panels + j * k * VTCI_PANEL, m, WIDE_ROWS, WIDE, k);
     for (; j < n_panels; j++)
-        KERNEL(multiply_strip)(c + j * VTCI_PANEL, ldc, a, lda, panels + j * k * VTCI_PANEL, m,
-                               TILE_ROWS, 1, k);
+        KERNEL(multiply_strip)
+        (c + j * VTCI_PANEL, ldc, a, lda, panels + j * k * VTCI_PANEL, m, TILE_ROWS, 1, k);
 }
 
 ATTRIBUTES static void KERNEL(scale)(float *y, const float *x, float a, size_t n)

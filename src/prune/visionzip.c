@@ -213,20 +213,18 @@ static void compare_targets(const struct zip *z, const float *const *x, size_t m
     }
 }
 
-/* The largest product of each of m rows and the first target that has it. */
+/* The largest product of each of m rows, the first target that has it, and the sum of all sizes. */
 struct nearest {
-    int32_t target[TILE], in_range[TILE], any_large[TILE];
-    float product[TILE];
+    int32_t target[TILE];
+    float product[TILE], size[TILE];
 };
 
-/* Products say which target is nearest if none left the range, nor were all lost below it: so not
- * those of a row with NaN or Inf, or of zeros. */
 static void find_nearest(const float *product, size_t n, size_t m, struct nearest *best)
 {
     for (size_t i = 0; i < TILE; i++) {
-        best->target[i] = best->any_large[i] = 0;
-        best->in_range[i] = 1;
+        best->target[i] = 0;
         best->product[i] = -INFINITY;
+        best->size[i] = 0.0f;
     }
     for (size_t t = 0; t < n; t++, product += TILE)
         for (size_t i = 0; i < m; i++) {
@@ -235,9 +233,15 @@ static void find_nearest(const float *product, size_t n, size_t m, struct neares
 
             best->product[i] = p > largest ? p : largest;
             best->target[i] = target + is_more * ((int32_t)t - target);
-            best->in_range[i] &= fabsf(p) < 0x1p80f;
-            best->any_large[i] |= fabsf(p) > 0x1p-80f;
+            best->size[i] += fabsf(p);
         }
+}
+
+/* Products of a row say which of n targets is nearest if none left the range, nor were all lost
+ * below it: so not those of a row with NaN or Inf, or of zeros. */
+static bool is_in_range(float size, size_t n)
+{
+    return size < 0x1p80f && size > 0x1p-80f * (float)n;
 }
 
 /* The target nearest to a row of any length, of which tmp gets a copy of length 1; -1: the row has
@@ -273,12 +277,12 @@ static void assign_tile(void *job, size_t index, size_t worker)
     find_nearest(product, z->params.contextual, m, &best);
     for (size_t t = vtci_ceil_div(begin, step); t < z->params.contextual && t * step < begin + m;
          t++)
-        best.in_range[t * step - begin] = 0; /* a target must have a direction of its own */
+        best.size[t * step - begin] = 0.0f; /* a target must have a direction of its own */
     z->bad[index] = z->n_rest;
     for (size_t i = m; i-- > 0;) {
         const size_t place = begin + i;
 
-        if (!best.in_range[i] || !best.any_large[i])
+        if (!is_in_range(best.size[i], z->params.contextual))
             best.target[i] = nearest_to_unit(z, x[i], rows + i * d, product);
         if (best.target[i] < 0)
             z->bad[index] = place;

@@ -20,10 +20,9 @@
 #include <math.h>
 #include <string.h>
 
-/* Keys of a task: of a head, of all heads when read, of all heads when exponentials are taken
- * (finer tasks are shared more evenly, longer rows are faster). WIDENED: those made floats at once.
- */
-enum { SPAN = 256, SPAN_OF_ALL = 32, RAISED = 64, WIDENED = 16 };
+/* Keys of a task: of a head, and of all heads. WIDENED: those made floats at once. RAISED: the
+ * exponentials of a task, as many as one worker takes before two would be faster. */
+enum { SPAN = 256, SPAN_OF_ALL = 32, WIDENED = 16, RAISED = 16384 };
 
 struct cls {
     vtc_cls_attention_params params; /* scale and n_cols as they are used */
@@ -284,10 +283,16 @@ static void find_largest(const struct cls *c)
             c->head[h] = fmaxf(c->head[h], c->part[i * n_heads + h]);
 }
 
+/* Keys of a task that takes exponentials: not fewer than in SPAN_OF_ALL, for which c->part is. */
+static size_t raised(const struct cls *c)
+{
+    return vtci_max(SPAN_OF_ALL, RAISED / c->q.n_rows);
+}
+
 static void raise_span(void *job, size_t index, size_t worker)
 {
     const struct cls *c = job;
-    const size_t begin = index * RAISED, n = vtci_min(RAISED, c->n_keys - begin);
+    const size_t begin = index * raised(c), n = vtci_min(raised(c), c->n_keys - begin);
     const float scale = c->params.scale;
 
     (void)worker;
@@ -304,7 +309,7 @@ static void find_shares(const struct cls *c)
     for (size_t h = 0; h < c->q.n_rows; h++) {
         double sum = 0.0;
 
-        for (size_t i = 0; i < n_spans(c, RAISED); i++)
+        for (size_t i = 0; i < n_spans(c, raised(c)); i++)
             sum += c->part[i * c->q.n_rows + h];
         c->head[h] = (float)(1.0 / sum);
     }
@@ -314,7 +319,7 @@ static void attend_and_average(const vtci_call *call, struct cls *c)
 {
     vtci_parallel(call, n_spans(c, SPAN_OF_ALL), multiply_span_of_all, c);
     find_largest(c);
-    vtci_parallel(call, n_spans(c, RAISED), raise_span, c);
+    vtci_parallel(call, n_spans(c, raised(c)), raise_span, c);
     find_shares(c);
 }
 
