@@ -159,47 +159,48 @@ bool vtci_stats_next(const vtci_stats *s, vtci_stats_walk *walk, vtci_stats_bloc
 
 /* ---- keys ------------------------------------------------------------------------------------ */
 
-/* Keys begin .. end - 1 as dense floats, zeros where k has none yet. */
-static void load_some_keys(const vtci_stats *s, size_t group, size_t begin, size_t end, float *to)
+/* Keys begin .. end - 1 as floats: in place, or in tmp, with zeros where k has none yet. */
+static const float *some_keys(const vtci_stats *s, size_t group, size_t begin, size_t end,
+                              float *tmp, size_t *ld)
 {
     const size_t d = s->k.n_cols, have = vtci_max(begin, vtci_min(end, s->k.n_rows));
 
-    vtci_head_load(&s->k, 0, group, begin, have, to);
-    memset(to + (have - begin) * d, 0, (end - have) * d * sizeof(*to));
+    *ld = vtci_head_leading_dim(&s->k);
+    if (*ld != 0 && have == end)
+        return (const float *)(const void *)vtci_head_row(&s->k, 0, group, begin);
+    *ld = d;
+    vtci_head_load(&s->k, 0, group, begin, have, tmp);
+    memset(tmp + (have - begin) * d, 0, (end - have) * d * sizeof(*tmp));
+    return tmp;
 }
 
-/* Up to 64 keys from `key` on, by way of a copy: memory likes to be read in order. The last panel
- * is filled up with zeros. */
+/* Up to 64 keys from `key` on. The last panel is filled up with zeros. */
 static void turn_keys(const vtci_stats *s, size_t group, size_t key, size_t count, float *panels,
                       float *tmp)
 {
     const size_t d = s->k.n_cols;
+    size_t ld;
+    const float *keys = some_keys(s, group, key, key + count, tmp, &ld);
 
-    load_some_keys(s, group, key, key + count, tmp);
     for (size_t n = 0; n < count; n += PANEL, panels += d * PANEL) {
         if (count - n < PANEL)
             memset(panels, 0, d * PANEL * sizeof(*panels));
-        vtci_transpose(panels, PANEL, tmp + n * d, d, vtci_min(PANEL, count - n), d);
+        vtci_transpose(panels, PANEL, keys + n * ld, ld, vtci_min(PANEL, count - n), d);
     }
 }
 
 vtci_stats_keys vtci_stats_load_keys(const vtci_stats *s, size_t head, size_t first_col,
                                      size_t cols, bool panels, const vtci_stats_slice *slice)
 {
-    const size_t d = s->k.n_cols, ld = vtci_head_leading_dim(&s->k);
-    const size_t group = head / (s->n_heads / s->k.n_heads);
-    vtci_stats_keys keys = { slice->keys, panels ? 0 : d };
+    const size_t d = s->k.n_cols, group = head / (s->n_heads / s->k.n_heads);
+    vtci_stats_keys keys = { slice->keys, 0 };
 
-    if (panels) {
+    if (!panels)
+        keys.data = some_keys(s, group, first_col, first_col + cols, slice->keys, &keys.ld);
+    else
         for (size_t n = 0; n < cols; n += BLOCK)
             turn_keys(s, group, first_col + n, vtci_min(BLOCK, cols - n), slice->keys + n * d,
                       slice->rows);
-    } else if (ld != 0 && first_col + cols <= s->k.n_rows) {
-        keys.data = (const float *)(const void *)vtci_head_row(&s->k, 0, group, first_col);
-        keys.ld = ld;
-    } else {
-        load_some_keys(s, group, first_col, first_col + cols, slice->keys);
-    }
     return keys;
 }
 
