@@ -278,7 +278,8 @@ static float weigh_row(const vtci_stats *s, const vtci_stats_block *block, size_
         weight = 1.0f / k->exp_sum(p, p, scale, scale * k->max(p, seen), seen);
     else
         k->exp_sum(p, p, scale, s->lse[head * s->lse_stride + row - s->first_row], seen);
-    memset(p + seen, 0, (block->cols - seen) * sizeof(*p));
+    if (seen < block->cols)
+        memset(p + seen, 0, (block->cols - seen) * sizeof(*p));
     return weight;
 }
 
