@@ -260,9 +260,8 @@ static void multiply(const vtci_stats *s, const vtci_stats_block *block, const f
         return;
     }
     for (size_t i = 0; i < block->n; i++)
-        for (size_t j = 0; j < block->cols; j++)
-            p[i * block->ld + j] =
-                vtci_kernels_get()->dot(q + i * ldq, keys->data + j * keys->ld, s->q.n_cols);
+        vtci_kernels_get()->dot_rows(p + i * block->ld, q + i * ldq, keys->data, keys->ld,
+                                     block->cols, s->q.n_cols);
 }
 
 /* One row; returns what makes the exponentials weights. */
