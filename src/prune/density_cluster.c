@@ -22,9 +22,7 @@
 #include <float.h>
 #include <math.h>
 
-enum {
-    BLOCK = 8
-}; /* rows of either side of a task's pairs: of 1024 channels they fit the nearest cache */
+enum { BLOCK = 8 }; /* rows of a side of a task's pairs: 8 of 1024 channels fit the nearest cache */
 
 void vtci_density_lay_out(vtci_arena *arena, vtci_density *d)
 {
