@@ -255,14 +255,14 @@ ATTRIBUTES static void KERNEL(multiply_panels)(float *c, size_t ldc, const float
                                                const float *panels, size_t m, size_t n_panels,
                                                size_t k)
 {
-    size_t j = 0;
-
-    for (; n_panels - j >= WIDE; j += WIDE)
-        KERNEL(multiply_strip)
-        (c + j * VTCI_PANEL, ldc, a, lda, panels + j * k * VTCI_PANEL, m, WIDE_ROWS, WIDE, k);
-    for (; j < n_panels; j++)
-        KERNEL(multiply_strip)
-        (c + j * VTCI_PANEL, ldc, a, lda, panels + j * k * VTCI_PANEL, m, TILE_ROWS, 1, k);
+    for (; n_panels >= WIDE; n_panels -= WIDE, c += WIDE * VTCI_PANEL) {
+        KERNEL(multiply_strip)(c, ldc, a, lda, panels, m, WIDE_ROWS, WIDE, k);
+        panels += WIDE * k * VTCI_PANEL;
+    }
+    for (; n_panels > 0; n_panels--, c += VTCI_PANEL) {
+        KERNEL(multiply_strip)(c, ldc, a, lda, panels, m, TILE_ROWS, 1, k);
+        panels += k * VTCI_PANEL;
+    }
 }
 
 ATTRIBUTES static void KERNEL(scale)(float *y, const float *x, float a, size_t n)
