@@ -348,7 +348,7 @@ static void check_panels_at(const vtci_kernels *k, uint64_t *seed, size_t m, siz
 {
     const size_t lda = depth + 3, n = n_panels * VTCI_PANEL, ldc = n + 5;
     float *a = guard_alloc(m * lda * sizeof(*a)), *c = guard_alloc(m * ldc * sizeof(*c));
-    float *b = guard_alloc(n * depth * sizeof(*b)), one[2 * VTCI_PANEL];
+    float *b = guard_alloc(n * depth * sizeof(*b)), one[VTCI_PANEL];
 
     fill_scaled(seed, a, m * lda, 1.0f);
     fill_scaled(seed, b, n * depth, 1.0f);
@@ -370,11 +370,12 @@ static void check_panels_at(const vtci_kernels *k, uint64_t *seed, size_t m, siz
                          (double)c[i * ldc + j], want);
         }
         assert_true(is_poisoned(c + i * ldc + n, (ldc - n) * sizeof(*c)));
-        /* the same bits wherever the row stands */
-        if (n_panels == 0)
-            continue;
-        k->multiply_panels(one, VTCI_PANEL, a + i * lda, lda, b, 1, 1, depth);
-        assert_same_row(k->name, c + i * ldc, one, VTCI_PANEL);
+        /* the same bits wherever the row stands, and beside whichever panels */
+        for (size_t j = 0; j < n_panels; j++) {
+            k->multiply_panels(one, VTCI_PANEL, a + i * lda, lda, b + j * depth * VTCI_PANEL, 1, 1,
+                               depth);
+            assert_same_row(k->name, c + i * ldc + j * VTCI_PANEL, one, VTCI_PANEL);
+        }
     }
     guard_free(a);
     guard_free(b);
