@@ -185,8 +185,10 @@ static void check_mean(const cls_case *c, const cls_data *data, size_t n_workers
     float *alone = run_with_mean(c, data, n_rows, mean, 0);
     vtc_tensor metric = vtc_f32_2d(expected_mean, c->n, c->d);
     vtc_exec exec = test_exec(n_workers);
+    size_t bytes;
 
-    exec_scratch(&exec, 1 << 20);
+    assert_int_equal(vtc_mean_keys_scratch(&data->k, &metric, &exec, &bytes), VTC_OK);
+    exec_scratch(&exec, bytes);
     assert_int_equal(vtc_mean_keys(&data->k, &metric, &exec), VTC_OK);
     exec_scratch_free(&exec);
     assert_memory_equal(mean, expected_mean, n_bytes);
@@ -209,6 +211,10 @@ static void the_mean_of_the_keys_comes_along_with_its_bits(void **state)
         { 4, 2, 130, 33, true, 5, 60, VTC_F16, VTC_BF16, VTC_F16, 1 },
         { 4, 4, 32, 80, true, 0, SIZE_MAX, VTC_F32, VTC_F32, VTC_F16, 0 },
         { 3, 3, 1, 5, false, 0, SIZE_MAX, VTC_F32, VTC_F16, VTC_F32, 0 },
+        /* exponentials of several tasks; of as few keys as a task may have; of more heads still */
+        { 16, 4, 2100, 33, true, 5, SIZE_MAX, VTC_F32, VTC_F32, VTC_F32, 1 },
+        { 600, 200, 97, 17, true, 5, SIZE_MAX, VTC_F32, VTC_BF16, VTC_F32, 1 },
+        { 17000, 17, 65, 3, true, 5, SIZE_MAX, VTC_F32, VTC_F32, VTC_F16, 2 },
     };
     uint64_t seed = 83;
 
@@ -227,7 +233,7 @@ static void the_mean_of_the_keys_comes_along_with_its_bits(void **state)
 /* Whatever task they fall to, with the mean of the keys and without. */
 static void equal_keys_have_equal_bits_far_apart(void **state)
 {
-    const cls_case c = { 4, 4, 577, 64, false, 0, SIZE_MAX, VTC_F32, VTC_F32, VTC_F32, 0 };
+    const cls_case c = { 64, 4, 577, 64, false, 0, SIZE_MAX, VTC_F32, VTC_F32, VTC_F32, 0 };
     const size_t places[] = { 40, 95, 300, 576 };
     float *mean = guard_alloc(c.n * c.d * sizeof(*mean)), *plain, *a;
     uint64_t seed = 84;
@@ -236,7 +242,7 @@ static void equal_keys_have_equal_bits_far_apart(void **state)
 
     (void)state;
     guard_writable(k);
-    for (size_t h = 0; h < c.n_heads; h++)
+    for (size_t h = 0; h < c.n_key_heads; h++)
         for (size_t i = 0; i < 4; i++)
             memcpy(k + (h * c.n + places[i]) * c.d, k + (h * c.n + 7) * c.d, c.d * sizeof(*k));
     guard_readonly(k);
@@ -249,6 +255,25 @@ static void equal_keys_have_equal_bits_far_apart(void **state)
     guard_free(plain);
     guard_free(a);
     guard_free(mean);
+    free_case(&data);
+}
+
+/* Logits and what makes them softmax: the plain call needs no more, however long its rows. */
+static void floats_take_the_scratch_that_is_stated(void **state)
+{
+    const cls_case c = { 4, 2, 130, 33, true, 0, SIZE_MAX, VTC_F32, VTC_F32, VTC_F32, 0 };
+    const size_t line = 64, logits = 4 * 131 * sizeof(float), per_head = 4 * sizeof(float);
+    uint64_t seed = 85;
+    cls_data data = make_case(&seed, &c);
+    vtc_exec exec = test_exec(3);
+    size_t bytes;
+
+    (void)state;
+    assert_int_equal(vtc_cls_attention_scratch(&data.params, &data.q, &data.k, &data.k_cls, &exec,
+                                               &bytes),
+                     VTC_OK);
+    assert_true(bytes >= logits + per_head);
+    assert_true(bytes <= (logits + line - 1) / line * line + (per_head + line - 1) / line * line);
     free_case(&data);
 }
 
@@ -316,6 +341,7 @@ int main(void)
         cmocka_unit_test(every_reduction_equals_the_definition),
         cmocka_unit_test(the_mean_of_the_keys_comes_along_with_its_bits),
         cmocka_unit_test(equal_keys_have_equal_bits_far_apart),
+        cmocka_unit_test(floats_take_the_scratch_that_is_stated),
         cmocka_unit_test(bad_arguments_are_refused),
     };
 

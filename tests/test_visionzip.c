@@ -381,15 +381,19 @@ static void expect(broken *b, vtc_status status, const char *part)
 
 static void only_rows_that_are_merged_need_a_direction(void **state)
 {
-    const float bad[3] = { 0.0f, NAN, INFINITY };
+    const float bad[4] = { 0.0f, NAN, INFINITY, 3e38f }; /* the length of the last leaves float */
     broken b;
 
     (void)state;
-    for (int i = 0; i < 3; i++) {
-        set_up(&b);
+    for (int i = 0; i < 4; i++) {
+        set_up(&b); /* a target */
         for (size_t c = 0; c < 3; c++)
             ((float *)b.metric.data)[5 * 3 + c] = bad[i];
         expect(&b, VTC_ERR_DATA, "metric row 5");
+        set_up(&b); /* one that would join a target */
+        for (size_t c = 0; c < 3; c++)
+            ((float *)b.metric.data)[6 * 3 + c] = bad[i];
+        expect(&b, VTC_ERR_DATA, "metric row 6");
         set_up(&b);
         for (size_t c = 0; c < 3; c++) { /* [CLS] and a dominant row */
             ((float *)b.metric.data)[c] = bad[i];

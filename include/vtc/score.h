@@ -196,8 +196,8 @@ VTC_API VTC_NODISCARD vtc_status vtc_cls_attention_scratch(const vtc_cls_attenti
  *   a      [n_cols] or [H, n_cols]  out
  *
  * With one row for each head there is no need for voters and tiles: H N d multiply-adds, K is read
- * once. Scratch: H (N + 2) floats, and per worker a widened row of q and 16 of k where either is 16
- * bit.
+ * once. Scratch: H (N + 2) floats, and per worker a widened row of q and 16 of k where any of q, k
+ * and k_cls is 16 bit.
  * N = 0 gives no columns. Returns VTC_ERR_NULL, DTYPE, SHAPE, RANGE, OVERLAP, OVERFLOW or SCRATCH.
  */
 VTC_API VTC_NODISCARD vtc_status vtc_cls_attention(const vtc_cls_attention_params *params,

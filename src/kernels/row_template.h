@@ -235,7 +235,7 @@ INLINE void KERNEL(multiply_tile)(float *c, size_t ldc, const float *a, size_t l
         store(c + r * ldc + v * VL, sum[r][v]);
 }
 
-/* All rows pass some panels, which stay in the first-level cache. */
+/* All rows pass some panels, which stay in the first-level cache where k is a head's width. */
 INLINE void KERNEL(multiply_strip)(float *c, size_t ldc, const float *a, size_t lda,
                                    const float *panels, size_t m, const size_t rows,
                                    const size_t n_panels, size_t k)

@@ -7,9 +7,8 @@
  * of a head: a single head as wide as C, PruMerge's, is work for several workers too.
  *
  * Where the mean of the keys over heads is wanted as well, it is formed while they are in
- * registers, and tasks are spans of all heads. Their exponentials are then taken by span too, so
- * that logits mostly stay in the cache of the worker that found them. All spans of a head share one
- * largest logit: equal logits keep equal bits.
+ * registers, and tasks are spans of all heads. Their exponentials are then taken by span too, few
+ * of them by one worker. All spans of a head share one largest logit: equal logits keep equal bits.
  */
 #include "cls_attention.h"
 

@@ -1,8 +1,9 @@
 /*
  * A block of query rows: which they are, and what softmax makes of their logits.
  *
- * Keys are turned into panels once for all blocks: a product of 64 rows then runs at the CPU's own
- * rate, where sgemm would pack the same keys for each. A few rows are multiplied as they are.
+ * Keys are turned into panels, once for all blocks of a head where only sums are wanted: a product
+ * of 64 rows then runs at the CPU's own rate, where sgemm would pack the same keys for each. A few
+ * rows are multiplied as they are.
  */
 #include "../kernels/kernels.h"
 #include "../linalg/rows.h"
